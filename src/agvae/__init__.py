@@ -1,0 +1,19 @@
+"""Asymmetric gained deep image compression: train, evaluate and use one model for every rate."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agvae.codec import BitstreamError, Codec, ModelError
+
+__version__ = version("agvae")
+__all__ = ["BitstreamError", "Codec", "ModelError", "__version__"]
+
+
+def __getattr__(name: str):
+    # The codec brings torch along, which `agvae --help` should not wait for.
+    if name in ("BitstreamError", "Codec", "ModelError"):
+        from agvae import codec
+
+        return getattr(codec, name)
+    raise AttributeError(f"module 'agvae' has no attribute {name!r}")

@@ -1,0 +1,160 @@
+"""Model files: weights, integer coding tables and configuration in one safetensors file.
+
+Reading one runs no code from it, and nothing is built before sizes and shapes are known to be those of its
+configuration.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from agvae.entropy.tables import Tables, build_tables
+from agvae.files import write_atomically
+from agvae.models import AGVAE
+
+FORMAT = 1
+MODELS_FOLDER = Path(__file__).parents[1] / "weights"
+"""Where the models that come with the package lie; a model's name is its file's, without the suffix."""
+
+_INTEGER_MAX = 1024
+"""Largest width, number of levels or blocks that a configuration may ask for."""
+
+
+class ModelError(ValueError):
+    """A model file or checkpoint that cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """Everything that coding needs: the model's configuration, its weights, its tables, and words about it."""
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    tables: Tables
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """4 bytes that a stream carries to name its model: of a SHA-256 over configuration, weights and tables."""
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.digest()[:4]
+
+    def build(self, device: str | torch.device = "cpu") -> AGVAE:
+        """The model in evaluation mode, float32, in the memory format that convolutions like best."""
+        with torch.device("meta"):
+            model = AGVAE.from_config(self.config)
+        model.load_state_dict({name: w.float() for name, w in self.weights.items()}, assign=True)
+        return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        metadata = {"format": FORMAT, "model": self.config, "info": self.info}
+        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        write_atomically(path, to_safetensors(tensors, {"agvae": json.dumps(metadata)}))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f"model.{name}": w.cpu() for name, w in self.weights.items()} | {
+            f"tables.{name}": t for name, t in self.tables.to_tensors().items()
+        }
+
+
+def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = False) -> ModelFile:
+    """A trained model made ready to code: its tables are built here. `half` stores the weights as float16."""
+    dtype = torch.float16 if half else torch.float32
+    weights = {name: w.detach().cpu().to(dtype) for name, w in model.state_dict().items()}
+    if not all(w.isfinite().all() for w in weights.values()):
+        raise ModelError("the weights hold values that are not finite, or too large for float16")
+    # The prior as the file will hold it.
+    model.load_state_dict({name: w.float() for name, w in weights.items()})
+    form = "symmetric" if model.symmetric else model.form
+    return ModelFile(model.config, weights, build_tables(form, *model.prior.pmf()), info or {})
+
+
+def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
+    """A training checkpoint's model made ready to code; averaged weights are preferred where it has them.
+
+    Raises ModelError if the file is not a checkpoint of this project."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        config = checkpoint["hyper_parameters"]["model"]
+        weights = checkpoint.get("ema") or {
+            name.removeprefix("model."): w
+            for name, w in checkpoint["state_dict"].items()
+            if name.startswith("model.")
+        }
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except Exception as error:  # torch.load raises nearly anything on a foreign file
+        raise ModelError(f"{path}: not a training checkpoint of agvae ({type(error).__name__})") from error
+    model = AGVAE.from_config(config)
+    _check_weights(path, model, weights)
+    model.load_state_dict(weights)
+    info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
+    return from_model(model, info, half)
+
+
+def load(name_or_path: str | Path) -> ModelFile:
+    """Read a model file, or a model of the package by its name. Raises ModelError, which says what is wrong."""
+    path = MODELS_FOLDER / f"{name_or_path}.safetensors"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(names_of_models()) or "none are in this version"
+        raise ModelError(f"{name_or_path}: neither a file nor a model that comes with agvae ({names})")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["agvae"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        config, form = metadata["model"], metadata["format"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise ModelError(f"{path}: not a model file of agvae ({error})") from error
+    if form != FORMAT:
+        raise ModelError(f"{path}: a model file of format {form}; this program reads format {FORMAT}")
+    weights, tables = (
+        {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        for prefix in ("model.", "tables.")
+    )
+    try:
+        _check_integers(config)
+        with torch.device("meta"):
+            model = AGVAE.from_config(config)
+        _check_weights(path, model, weights)
+        checked = Tables.from_tensors(tables)
+    except ModelError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: its configuration or tables are not sound ({error})") from error
+    if len(checked.z_offset) != model.N or checked.form != ("symmetric" if model.symmetric else model.form):
+        raise ModelError(f"{path}: its tables are not those of its configuration")
+    return ModelFile(config, weights, checked, metadata.get("info", {}))
+
+
+def names_of_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in MODELS_FOLDER.glob("*.safetensors"))
+
+
+def _check_integers(config: Any) -> None:
+    for value in config.values():
+        if isinstance(value, dict):
+            _check_integers(value)
+        elif isinstance(value, int) and not 0 < value <= _INTEGER_MAX:
+            raise ValueError(f"{value} is not a width or count between 1 and {_INTEGER_MAX}")
+
+
+def _check_weights(path: str | Path, model: AGVAE, weights: dict[str, Tensor]) -> None:
+    expected = {name: w.shape for name, w in model.state_dict().items()}
+    found = {name: w.shape for name, w in weights.items()}
+    if wrong := [n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)]:
+        raise ModelError(f"{path}: weights are not those of its configuration ({sorted(wrong)[0]})")

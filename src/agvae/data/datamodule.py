@@ -1,0 +1,173 @@
+"""The data of a training run as Lightning takes it."""
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
+from torch.cuda import is_available as cuda_is_available
+from torch.utils.data import DataLoader, DistributedSampler
+
+from agvae.data.config import DataConfig, DataError
+from agvae.data.datasets import FileImages, MemoryImages, Patches, Pictures, collate, read_headers
+from agvae.data.layouts import find_files, hold_out
+from agvae.data.sampling import StreamSampler
+
+log = logging.getLogger(__name__)
+
+
+class ImageDataModule(LightningDataModule):
+    """Random training patches and a fixed set of held-out pictures, as `Batch`es of uint8.
+
+    Training continues after a checkpoint with exactly the next batch, in the middle of an epoch too, if seed,
+    images, batch size and number of processes are the same. Validation runs over the same pictures in every
+    process, so that its figures do not depend on how many there are.
+
+    Raises DataError for a configuration that cannot be trained on, and, in `setup`, when no usable image is
+    left. `setup` needs no trainer and does its work once: call it before `Trainer.fit` to fail early.
+    """
+
+    def __init__(self, config: DataConfig, seed: int = 0):
+        super().__init__()
+        if config.layout in ("kodak", "tecnick"):
+            raise DataError(
+                f"data={config.layout} is for evaluation only: train with data=sample or data=folder data.root=DIR"
+            )
+        self.config = config
+        self.seed = seed
+        self.patches: Patches | None = None
+        self.pictures: Pictures | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], seed: int = 0) -> "ImageDataModule":
+        """From the keys of conf/data as a plain dictionary."""
+        return cls(DataConfig.from_dict(config), seed)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find, check and, where they fit, decode the images."""
+        if self.patches is not None:
+            return
+        config = self.config
+        files = find_files(config)
+        headers = read_headers(files.train)
+        _report("cannot be read", headers.unreadable, len(files.train))
+        train, held_out = self._split(headers.paths, files.held_out)
+        sizes = dict(zip(headers.paths, headers.sizes, strict=True))
+        large = [path for path in train if min(sizes[path]) >= config.patch_size]
+        small = [str(path) for path in train if min(sizes[path]) < config.patch_size]
+        too_small = f"smaller than data.patch_size={config.patch_size}"
+        _report(f"are {too_small}", small, len(train))
+        if not large:
+            raise DataError(
+                f"{self._where()} holds no image to train on: {len(files.train)} files, "
+                f"{len(headers.unreadable)} unreadable, {len(small)} {too_small}; "
+                + ("set a smaller data.patch_size" if small else "check data.root")
+            )
+        self.pictures = Pictures(held_out, config.val_images, config.val_crop)
+        _report("cannot be validated on", self.pictures.skipped, len(held_out))
+        if not self.pictures:
+            raise DataError(
+                f"no held-out image can be used, of {len(held_out)}: set data.val_root to a folder of "
+                "pictures of at least 64×64"
+            )
+        self.patches = Patches(self._images(large, [sizes[path] for path in large]), config.patch_size, self.seed)
+        self.patches[0]  # if nothing can be decoded, that is an error now and not in a worker
+
+    def train_dataloader(self) -> DataLoader:
+        """Patches (B, 3, P, P); the last batch of an epoch is as large as the others."""
+        trainer = self.trainer
+        world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        batch_size = self.config.batch_size
+        samples = self.config.samples_per_epoch or len(self.patches)
+        batches = math.ceil(samples / (batch_size * world_size))
+        workers = self._workers()
+        return _ResumableLoader(
+            self.patches,
+            batch_size=batch_size,
+            sampler=StreamSampler(self.patches, batches, batch_size, rank, world_size, self._batches_done),
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=cuda_is_available(),
+            # forked workers share the decoded images; newer Pythons would start others and copy them
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Held-out pictures (1, 3, H, W), H and W multiples of 64, in a fixed order."""
+        # one replica: Lightning would deal the pictures out, some twice where they do not divide evenly
+        everything = DistributedSampler(self.pictures, num_replicas=1, rank=0, shuffle=False)
+        return DataLoader(self.pictures, batch_size=1, sampler=everything, collate_fn=collate)
+
+    def _batches_done(self) -> int:
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
+
+    def _split(self, train: list[Path], held_out: list[Path] | None) -> tuple[list[Path], list[Path]]:
+        if held_out is not None:
+            return train, held_out
+        keys = [path.relative_to(self.config.root).as_posix() for path in train]
+        chosen = hold_out(keys, self.config.val_share)
+        if len(train) == 1:
+            raise DataError(
+                f"{self._where()} holds a single image that can be read, but one is held out: add more, or "
+                "give data.val_root=DIR as well"
+            )
+        kept = [path for path, out in zip(train, chosen, strict=True) if not out]
+        return kept, [path for path, out in zip(train, chosen, strict=True) if out]
+
+    def _images(self, paths: list[Path], sizes: list[tuple[int, int]]) -> FileImages | MemoryImages:
+        gib = sum(3 * height * width for height, width in sizes) / 2**30
+        if self.config.cache == "none":
+            return FileImages(paths)
+        if gib > self.config.cache_gib:
+            _say(
+                "decoded, the %d training images take %.1f GiB, more than data.cache_gib=%g: "
+                "they are decoded anew for every patch",
+                len(paths),
+                gib,
+                self.config.cache_gib,
+            )
+            return FileImages(paths)
+        return MemoryImages(paths)
+
+    def _workers(self) -> int:
+        if self.config.num_workers is not None:
+            return self.config.num_workers
+        if isinstance(self.patches.images, MemoryImages):
+            return 0  # cutting patches out of memory takes less than handing them between processes
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        processes = self.trainer.num_devices if self.trainer is not None else 1
+        return max(1, min(8, cores // processes - 1))
+
+    def _where(self) -> str:
+        return str(self.config.root or f"data={self.config.layout}")
+
+
+class _ResumableLoader(DataLoader):
+    """A loader that Lightning may resume in mid-epoch: its sampler asks the trainer where it stands.
+
+    What the checkpoint holds of it is only which images there were, to say so if they have changed.
+    """
+
+    def state_dict(self) -> dict[str, str]:
+        return {"images": self.dataset.fingerprint}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if state["images"] != self.dataset.fingerprint:
+            _say("the training images are not those of the checkpoint: the run goes on, with other samples")
+
+
+@rank_zero_only
+def _say(message: str, *values: object) -> None:
+    log.warning(message, *values)
+
+
+def _report(what: str, names: Sequence[str], total: int) -> None:
+    if names:
+        first = "; ".join(names[:3]) + ("; …" if len(names) > 3 else "")
+        _say("%d of %d images %s and are left out: %s", len(names), total, what, first)

@@ -1,0 +1,206 @@
+"""Images as training patches and as validation pictures, uint8 throughout."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from agvae.data.config import STRIDE, DataError
+from agvae.data.sampling import SampleStream
+from agvae.images import ImageError, image_size, load_rgb
+
+log = logging.getLogger(__name__)
+
+
+class Batch(NamedTuple):
+    """What a loader yields: image (B, 3, H, W) uint8 in [0, 255], and the files it comes from."""
+
+    image: Tensor
+    path: list[str]
+
+
+def collate(samples: Sequence[tuple[Tensor, str]]) -> Batch:
+    """Samples (3, H, W) of one size as a batch."""
+    images, paths = zip(*samples, strict=True)
+    return Batch(torch.stack(images), list(paths))
+
+
+class Headers(NamedTuple):
+    """The images whose header can be read, with (height, width) of each, and why the others cannot."""
+
+    paths: list[Path]
+    sizes: list[tuple[int, int]]
+    unreadable: list[str]
+
+
+def read_headers(paths: Sequence[Path]) -> Headers:
+    """Sizes of all images without decoding them."""
+
+    def size_or_reason(path: Path) -> tuple[int, int] | str:
+        try:
+            return image_size(path)
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(size_or_reason, paths))
+    read = [(path, size) for path, size in zip(paths, sizes, strict=True) if not isinstance(size, str)]
+    return Headers([path for path, _ in read], [size for _, size in read], [s for s in sizes if isinstance(s, str)])
+
+
+class Images(Protocol):
+    """Decoded images by index: uint8 (H, W, 3); raises ImageError for one that cannot be read.
+
+    Where they are kept is the implementation's business; what a sample is does not depend on it.
+    """
+
+    paths: list[Path]
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
+class FileImages:
+    """Images decoded each time they are asked for."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return load_rgb(self.paths[index])
+
+
+class MemoryImages:
+    """Images decoded once, when this is made, and kept as uint8.
+
+    Made before the loader's workers are forked: they then share these pages instead of filling a cache each.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        with ThreadPoolExecutor() as pool:
+            self._images = list(pool.map(_load_or_error, self.paths))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = self._images[index]
+        if isinstance(image, ImageError):
+            raise image
+        return image
+
+
+def _load_or_error(path: Path) -> np.ndarray | ImageError:
+    try:
+        return load_rgb(path)
+    except ImageError as error:
+        return error
+
+
+class Patches(Dataset):
+    """Random patches (3, P, P) of images that are all at least P × P, each mirrored with probability ½.
+
+    The index is the sample's number in the endless stream. If its image cannot be read, another one takes its
+    place, the same one in every run, and the file is named in the log the first time. Raises DataError when
+    no image is left.
+    """
+
+    def __init__(self, images: Images, patch_size: int, seed: int):
+        self.images = images
+        self.patch_size = patch_size
+        self.stream = SampleStream(len(images.paths), seed)
+        # shared with the workers, so that a bad file is tried and reported once
+        self.unreadable = torch.zeros(len(images.paths), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.images.paths)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, str]:
+        index = self.stream.image(number)
+        image = self._read(index)
+        if image is None:
+            index, image = self._substitute(number)
+        top, left, mirrored = self.stream.crop(number, *image.shape[:2], self.patch_size)
+        patch = image[top : top + self.patch_size, left : left + self.patch_size]
+        if mirrored:
+            patch = patch[:, ::-1]
+        return _to_tensor(patch), str(self.images.paths[index])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of which images are in the stream, wherever the folder lies."""
+        names = "\n".join(f"{path.parent.name}/{path.name}" for path in self.images.paths)
+        return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+    def _substitute(self, number: int) -> tuple[int, np.ndarray]:
+        for index in self.stream.substitutes(number):
+            if (image := self._read(index)) is not None:
+                return index, image
+        raise DataError(
+            f"none of the {len(self)} training images can be read ({self.images.paths[0]}, …): "
+            "check that the disk is there and the files are whole"
+        )
+
+    def _read(self, index: int) -> np.ndarray | None:
+        if self.unreadable[index]:
+            return None
+        try:
+            image = self.images[index]
+            if min(image.shape[:2]) < self.patch_size:
+                raise ImageError(f"{self.images.paths[index]}: has become smaller than {self.patch_size}")
+        except ImageError as error:
+            self.unreadable[index] = True
+            count = int(self.unreadable.sum())
+            log.warning("unreadable image skipped: %s (%d of %d so far)", error, count, len(self))
+            return None
+        return image
+
+
+class Pictures(Dataset):
+    """Whole images as (3, H, W), cropped around their centre to multiples of 64 and at most `limit` on a
+    side.
+
+    Decoded once, when this is made; what cannot be read or is below 64 on a side is left out. Of `paths`,
+    `count` are taken, spread evenly over them. Files that were left out are in `skipped`, each with the
+    reason.
+    """
+
+    def __init__(self, paths: Sequence[Path], count: int | None, limit: int | None):
+        self.samples: list[tuple[Tensor, str]] = []
+        self.skipped: list[str] = []
+        spread = np.linspace(0, len(paths) - 1, min(count or len(paths), len(paths))).round().astype(int)
+        # the rest stand by for those that turn out to be of no use
+        order = [*spread, *sorted(set(range(len(paths))) - set(spread.tolist()))]
+        for index in order:
+            if len(self.samples) == len(spread):
+                break
+            try:
+                picture = centre_crop(load_rgb(paths[index]), limit)
+            except ImageError as error:
+                self.skipped.append(str(error))
+                continue
+            if picture.size:
+                self.samples.append((_to_tensor(picture), str(paths[index])))
+            else:
+                self.skipped.append(f"{paths[index]}: smaller than {STRIDE} on a side")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        return self.samples[index]
+
+
+def centre_crop(image: np.ndarray, limit: int | None) -> np.ndarray:
+    """The middle of an image (H, W, 3), each side the largest multiple of 64 within it and `limit`."""
+    height, width = (min(side, limit or side) // STRIDE * STRIDE for side in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

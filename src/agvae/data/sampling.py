@@ -1,0 +1,76 @@
+"""Randomness without state: a training sample is a pure function of (seed, its number in one endless stream).
+
+The stream walks through the images in passes; each pass is a permutation of all of them. Of W processes,
+process r takes samples r, r + W, r + 2W, …, so N steps of W × B samples see the same samples for any split
+into W and B. An epoch is only a number of steps: the next one goes on where the last one stopped, so that
+nothing is lost, doubled or padded at its end, and resuming means knowing how many batches were done.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch.utils.data import Dataset, DistributedSampler
+
+_PASS, _CROP, _SUBSTITUTE = range(3)
+
+
+class SampleStream:
+    """What sample `number` is, for a data set of `count` images."""
+
+    def __init__(self, count: int, seed: int):
+        self.count = count
+        self.seed = seed
+        self._pass = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def image(self, number: int) -> int:
+        """Index of the image that the sample is taken from."""
+        which, position = divmod(number, self.count)
+        if which != self._pass:
+            self._pass, self._order = which, self._random(_PASS, which).permutation(self.count)
+        return int(self._order[position])
+
+    def substitutes(self, number: int) -> Iterator[int]:
+        """Every index once, in the order in which they stand in if the sample's own image cannot be read."""
+        return iter(self._random(_SUBSTITUTE, number).permutation(self.count).tolist())
+
+    def crop(self, number: int, height: int, width: int, patch_size: int) -> tuple[int, int, bool]:
+        """(top, left, mirrored), uniform over all places in an image of height × width."""
+        random = self._random(_CROP, number)
+        top = random.integers(height - patch_size + 1)
+        left = random.integers(width - patch_size + 1)
+        return int(top), int(left), bool(random.integers(2))
+
+    def _random(self, purpose: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, purpose, number])
+
+
+class StreamSampler(DistributedSampler):
+    """The sample numbers of one process, `batches` × `batch_size` each time it is iterated.
+
+    `position` is asked at that moment how many batches each process has done since training began. Lightning
+    restores that number before it makes the iterator, also in the middle of an epoch, whereas it calls
+    `set_epoch` only after workers have already been handed their first batches. It is a DistributedSampler
+    because that is how Lightning recognises a sampler that shares out the data itself.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Callable[[], int] = lambda: 0,
+    ):
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
+        self.batches = batches
+        self.batch_size = batch_size
+        self.position = position
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.position() * self.batch_size
+        return (self.rank + self.num_replicas * own for own in range(first, first + len(self)))
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size

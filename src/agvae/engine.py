@@ -1,0 +1,219 @@
+"""From a resolved configuration to files on disk: a linear page for each job."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from agvae.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Run a model and other codecs over a data set; curves, rows, plots and BD-rates go to cfg.output_dir.
+
+    `cfg` is conf/evaluate.yaml. Returns what summary.json holds. Raises ConfigError for a choice that cannot
+    work, and DataError for a model or images that cannot be used.
+    """
+    from rich.console import Console
+
+    from agvae import evaluation
+    from agvae.data import evaluation_images
+    from agvae.reporting.figures import rd_figure
+
+    others = _classical_codecs(_as_list(cfg.codecs))
+    dataset, paths = evaluation_images(cfg.data)
+    model = evaluation.ModelCodec(_load_codec(cfg), _qualities(cfg))
+
+    measured = evaluation.evaluate_codecs([model, *others], paths)
+    if not measured.rows:
+        reasons = [f"{path}: {reason}" for path, reason in measured.skipped.items()]
+        raise DataError("no image was evaluated" + (f"; {reasons[0]}" if reasons else ": interrupted"))
+
+    output = Path(cfg.output_dir)
+    results = output / "results" / evaluation.slug(dataset)
+    results.mkdir(parents=True, exist_ok=True)
+    curves = measured.curves()
+    for curve in curves:
+        evaluation.write_curve(curve, results / f"{evaluation.slug(curve.name)}.json")
+    measured.write_csv(output / "per_image.csv")
+
+    on_kodak = evaluation.slug(dataset) == "kodak"
+    if on_kodak and len(measured.images) != evaluation.KODAK_IMAGES:
+        log.warning(
+            "published curves are means over all %d images of Kodak, these results are over %d",
+            evaluation.KODAK_IMAGES,
+            len(measured.images),
+        )
+    title = f"{dataset}, mean over {len(measured.images)} images"
+    for metric, name in (("psnr-rgb", "rd_psnr.png"), ("ms-ssim-rgb", "rd_ms_ssim.png")):
+        behind = evaluation.background_curves(metric) if on_kodak else []
+        behind = [curve for curve in behind if curve.name not in {other.name for other in others}]
+        rd_figure(curves, metric, behind, title).savefig(output / name)
+
+    ours, anchors = curves[0], curves[1:]
+    rates = evaluation.bd_rates(ours, anchors, evaluation.published_curves() if on_kodak else ())
+    summary = {
+        "dataset": dataset,
+        "images": len(measured.images),
+        "without_ms_ssim": measured.without_ms_ssim,
+        "skipped": measured.skipped,
+        "interrupted": measured.interrupted,
+        "checkpoint": str(cfg.checkpoint),
+        "model": ours.name,
+        "bd_rate": rates,
+    }
+    (output / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    console = Console()
+    console.print(evaluation.curve_table(ours, title))
+    if rates:
+        console.print(evaluation.bd_rate_table(ours.name, rates))
+    console.print(f"results, tables and plots: {output}", soft_wrap=True, highlight=False)
+    return summary
+
+
+def _classical_codecs(names: Sequence[str]) -> list:
+    from agvae.evaluation import CLASSICAL_CODECS
+
+    if unknown := [str(name) for name in names if name not in CLASSICAL_CODECS]:
+        raise ConfigError(f"codecs: no codec is called {unknown[0]}; there are {', '.join(CLASSICAL_CODECS)}")
+    return [CLASSICAL_CODECS[name] for name in dict.fromkeys(names)]
+
+
+def _load_codec(cfg: DictConfig):
+    from agvae.codec import Codec
+
+    if OmegaConf.is_missing(cfg, "checkpoint"):
+        raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
+    try:
+        device = torch.device(cfg.device)
+    except RuntimeError:
+        raise ConfigError(f"device={cfg.device} is no device: cpu, cuda and cuda:1 are") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={cfg.device} is asked for, but PyTorch finds no GPU: device=cpu works")
+    load = Codec.from_checkpoint if str(cfg.checkpoint).endswith(".ckpt") else Codec.load
+    try:
+        return load(str(cfg.checkpoint), device=device)
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from error
+
+
+def _qualities(cfg: DictConfig) -> list[float] | None:
+    if cfg.qualities is None:
+        return None
+    try:
+        qualities = [float(quality) for quality in _as_list(cfg.qualities)]
+    except (TypeError, ValueError):
+        raise ConfigError(f"qualities={cfg.qualities} is not a list of numbers such as [0,0.5,1]") from None
+    if not qualities:
+        raise ConfigError("qualities=[] leaves nothing to evaluate: qualities=null is every level")
+    return qualities
+
+
+def _as_list(value: Any) -> list:
+    """A list from the configuration; a value on its own, as in codecs=jpeg, is a list of one."""
+    return [value] if isinstance(value, str | int | float) else list(value or [])
+
+
+def train(cfg: DictConfig) -> Any:
+    """Train a model and leave its checkpoints, logs and RD curves in cfg.run_dir; returns the Lightning trainer.
+
+    `cfg` is conf/train.yaml. Raises ConfigError for a choice that cannot work, DataError for images that cannot
+    be used, and SystemExit when a signal stopped the run, whose last step is then on disk all the same.
+    """
+    from hydra.utils import instantiate
+    from lightning import Trainer, seed_everything
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from agvae.data import ImageDataModule
+    from agvae.training import runs
+    from agvae.training.callbacks import EMA
+    from agvae.training.losses import MS_SSIM_SMALLEST_SIDE
+    from agvae.training.module import AGVAEModule
+
+    _quiet()
+    say = rank_zero_only(print)
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    run_dir = Path(cfg.run_dir)
+    (run_dir / runs.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+
+    for key in ("patch_size", "val_crop"):
+        side = config["data"][key]
+        if config["loss"]["name"] == "msssim" and side is not None and side < MS_SSIM_SMALLEST_SIDE:
+            raise ConfigError(
+                f"loss=msssim compares pictures at five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} "
+                f"pixels, and data.{key}={side}: set data.{key}=192 or more"
+            )
+    ckpt_path, checkpoint = runs.load_checkpoint(cfg.ckpt_path, run_dir)
+    if checkpoint:
+        runs.check_resumable(checkpoint, config["model"], cfg.trainer.max_steps)
+
+    data = ImageDataModule.from_config(config["data"], seed=cfg.seed)
+    data.setup()
+    # The same weights on every rank; what is drawn in training differs by rank.
+    seed_everything(cfg.seed, verbose=False)
+    module = AGVAEModule(
+        **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
+    )
+
+    averaging = [EMA(cfg.ema.decay)] if cfg.ema.decay is not None else []
+    trainer = Trainer(
+        **config["trainer"],
+        default_root_dir=run_dir,
+        callbacks=averaging + [instantiate(callback) for callback in cfg.callbacks.values() if callback],
+        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+    )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+
+    batch = config["data"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
+    say(f"run:        {run_dir}" + (f", from step {checkpoint['global_step']}" if checkpoint else ""))
+    say(f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}")
+    say(f"levels:     {module.model.levels}, λ = {', '.join(f'{value:.4g}' for value in module.lambdas)}")
+    say(f"data:       {len(data.patches)} images to train on, {len(data.pictures)} to validate on")
+    say(f"batch:      {batch} patches a step on {trainer.world_size} device{'s' * (trainer.world_size > 1)}")
+    say(f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}")
+    del checkpoint
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    finally:
+        folder = run_dir / runs.CHECKPOINTS
+        kept = sorted(path.name for path in folder.glob("*.ckpt"))
+        if kept and trainer.global_step:
+            best = folder / ("best.ckpt" if "best.ckpt" in kept else "last.ckpt")
+            say(f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}")
+            say(f"logs:       {', '.join(_log_places(run_dir))}")
+            say("go on with: python train.py … ckpt_path=last")
+            say(f"            python evaluate.py checkpoint={best}")
+            say(f"            agvae export {best} model.safetensors")
+    return trainer
+
+
+def _quiet() -> None:
+    """Silence what Lightning says about itself and about choices that are ours, so that what it says can be heard."""
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # patches come from memory
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
+        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
+        ".*litlogger.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _model_name(config: dict[str, Any]) -> str:
+    model = config["model"]
+    return ", ".join(f"{part} {choice['name']}" for part, choice in model.items())
+
+
+def _log_places(run_dir: Path) -> list[str]:
+    return [str(run_dir / name) for name in ("rd.csv", "csv", "wandb", "tensorboard") if (run_dir / name).exists()]

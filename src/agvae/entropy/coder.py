@@ -1,0 +1,466 @@
+"""Entropy coder: integer symbols ↔ bytes, under the integer tables of a model.
+
+An rANS coder with 64-bit states in [2^32, 2^64), 32-bit words and 16-bit frequencies. All arithmetic is on
+unsigned integers, so that a stream means the same on every machine.
+
+The stream, as the decoder reads it:
+
+    state   b bytes, little endian, 5 ≤ b ≤ 8 and 4 | (length − b), so that the stream's length says b. Its last byte
+            is not zero: 2^(8(b − 1)) ≤ state < 2^(8b)
+    words   (length − b) / 4 words of 4 bytes, little endian
+
+Reading an entry that owns [a, a + f) of the 2^16 slots, and reading k raw bits:
+
+    a ≤ state mod 2^16 < a + f                                bits  = state mod 2^k
+    state = f · ⌊state / 2^16⌋ + state mod 2^16 − a           state = ⌊state / 2^k⌋
+
+    and then, in both cases, if state < 2^32: state = 2^32 · state + next word
+
+A symbol s of y with the scale indices (i_l, i_r) is first its class, 0 zero, 1 neg or 2 pos, by row i_l·K + i_r of
+`Tables.sign` (row i_l for `symmetric`, where i_l = i_r). Unless it is zero, entry j = 0, 1, … of its side's row of
+`Tables.magnitude` follows: |s| = j + 1, or, at the row's last entry, which is the escape, |s| = j + 1 + e.
+
+A symbol s of z in channel c is entry j of row c of `Tables.z`: s = z_offset[c] + j. At the last entry, the escape, one
+raw bit follows, then e: s = z_offset[c] + j + e if the bit is 1, s = z_offset[c] − 1 − e if it is 0.
+
+An e ≥ 0 is 5 raw bits n ≤ 24, then n raw bits r: e = 2^n + r − 1. Every |s| is below 2^24.
+
+z is coded channel by channel, y in the order of its passes; which comes when is for the caller to say. At the end no
+word is left and the state is 2^32 + c, where c is the CRC-32 (zlib's) of all symbols in their order, each as a
+little-endian int32. So the checksum takes the place of the initial state that any coder pays for, and no changed
+stream passes by decoding to the same symbols: state and words are in bijection with symbols and final state.
+"""
+
+import math
+import zlib
+
+import numpy as np
+from numba import njit
+
+from agvae.entropy.tables import PRECISION, SYMBOL_LIMIT, TOTAL, Tables
+
+
+class CodingError(ValueError):
+    """The data is not a stream of these tables: truncated, altered, or of another model."""
+
+
+class Encoder:
+    """Codes symbols into bytes; call in the order in which the decoder will read."""
+
+    def __init__(self, tables: Tables):
+        self._tables = tables
+        self._segments = []
+        self._checksum = 0
+
+    def push_z(self, symbols: np.ndarray):
+        """Append symbols of z, (C, n) int32, centred on the medians; raises ValueError past ±2^24."""
+        symbols = _checked_symbols(symbols, 2)
+        if len(symbols) != len(self._tables.z_offset):
+            raise ValueError(f"{len(symbols)} channels of z, where the tables have {len(self._tables.z_offset)}")
+        self._checksum = _crc32(symbols, self._checksum)
+        for channel, row in enumerate(symbols):
+            self._segments.append((row.copy(), channel))
+
+    def push_y(self, symbols: np.ndarray, left: np.ndarray, right: np.ndarray):
+        """Append one pass of y: symbols (n,) int32 and their scale indices (n,) uint8 of either side.
+
+        Raises ValueError for symbols past ±2^24 and indices outside the grid.
+        """
+        symbols = _checked_symbols(symbols, 1)
+        left, right = _checked_indices(self._tables, left, right)
+        count = len(self._tables.scales)
+        if not len(symbols) == len(left) or max(left.max(initial=0), right.max(initial=0)) >= count:
+            raise ValueError(f"a symbol needs two scale indices below {count}")
+        self._checksum = _crc32(symbols, self._checksum)
+        self._segments.append((symbols.copy(), left.copy(), right.copy()))
+
+    def finish(self) -> bytes:
+        """The stream of all that was pushed: ⌈(bits + 32) / 8⌉ bytes or one more, bits being the sum of its costs."""
+        state = np.array([_LOWEST | np.uint64(self._checksum)])
+        scratch = np.empty(_WORDS_PER_SYMBOL * _CHUNK, dtype=np.uint32)
+        written = []
+        # Last in, first out: the decoder reads what was coded last.
+        for symbols, *context in reversed(self._segments):
+            for start in reversed(range(0, len(symbols), _CHUNK)):
+                chunk = slice(start, start + _CHUNK)
+                if len(context) == 1:
+                    count = _encode_z(state, scratch, symbols[chunk], context[0], *_z_arrays(self._tables))
+                else:
+                    sides = (side[chunk] for side in context)
+                    count = _encode_y(state, scratch, symbols[chunk], *sides, *_y_arrays(self._tables))
+                written.append(scratch[:count].copy())
+        head = int(state[0])
+        words = np.concatenate(written)[::-1] if written else scratch[:0]
+        return head.to_bytes((head.bit_length() + 7) // 8, "little") + words.astype("<u4").tobytes()
+
+
+class Decoder:
+    """Reads symbols back from bytes, in the order in which they were coded."""
+
+    def __init__(self, tables: Tables, data: bytes):
+        """Raises CodingError if `data` cannot be the start of a stream."""
+        if len(data) < 5:
+            raise CodingError(f"a stream of {len(data)} bytes, where the shortest has 5")
+        width = 5 + (len(data) - 5) % 4
+        head = int.from_bytes(data[:width], "little")
+        if head < 1 << 8 * (width - 1):
+            raise CodingError("the stream's first state is not one that a coder writes")
+        self._tables = tables
+        words = np.frombuffer(data[width:], dtype="<u4")
+        self._words = np.concatenate([words, np.zeros(_WORDS_PER_SYMBOL, "<u4")]).astype(np.uint32)
+        self._state = np.array([head, 0], dtype=np.uint64)  # the state, and the number of words read
+        self._checksum = 0
+
+    def pop_z(self, n: int) -> np.ndarray:
+        """The next symbols of z, (C, n) int32; raises CodingError if the data holds none."""
+        symbols = np.empty((len(self._tables.z_offset), n), dtype=np.int32)
+        _check_status(_decode_z(self._state, self._words, symbols, *_z_arrays(self._tables)))
+        self._checksum = _crc32(symbols, self._checksum)
+        return symbols
+
+    def pop_y(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """The next pass of y, (n,) int32, given the scale indices (n,) uint8 of either side.
+
+        Raises CodingError if the data holds none, ValueError for indices outside the grid.
+        """
+        left, right = _checked_indices(self._tables, left, right)
+        symbols = np.empty(len(left), dtype=np.int32)
+        _check_status(_decode_y(self._state, self._words, symbols, left, right, *_y_arrays(self._tables)))
+        self._checksum = _crc32(symbols, self._checksum)
+        return symbols
+
+    def finish(self):
+        """Raises CodingError unless the stream ends here and its checksum is that of the symbols read."""
+        if int(self._state[1]) != len(self._words) - _WORDS_PER_SYMBOL:
+            raise CodingError("the stream goes on after its last symbol")
+        if int(self._state[0]) != int(_LOWEST) | self._checksum:
+            raise CodingError("the checksum is not that of the symbols")
+
+
+def cost_z(tables: Tables, symbols: np.ndarray) -> float:
+    """Bits that symbols of z, (C, n) int32, cost under the integer tables."""
+    return _cost_z(_checked_symbols(symbols, 2), *_z_arrays(tables))
+
+
+def cost_y(tables: Tables, symbols: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
+    """Bits that a pass of y costs under the integer tables; arguments as for `Encoder.push_y`."""
+    symbols = _checked_symbols(symbols, 1)
+    left, right = _checked_indices(tables, left, right)
+    if len(symbols) != len(left):
+        raise ValueError("a symbol needs two scale indices")
+    bits = _cost_y(symbols, left, right, *_y_arrays(tables))
+    if math.isnan(bits):
+        _check_status(_BAD_INDEX)
+    return bits
+
+
+# Symbols coded at once.
+_CHUNK = 1 << 16
+
+# A symbol has at most four steps (class or z's entry, magnitude or side, length, bits), each with at most one word.
+# The decoder finds that many zeros behind the data, so that it need look for the end but once per symbol.
+_WORDS_PER_SYMBOL = 4
+
+_DONE, _NO_DATA, _BAD_ESCAPE, _BAD_INDEX = range(4)
+
+
+def _check_status(status: int):
+    if status == _NO_DATA:
+        raise CodingError("the stream ends before its last symbol")
+    if status == _BAD_ESCAPE:
+        raise CodingError(f"the stream holds a symbol past ±{SYMBOL_LIMIT}")
+    if status == _BAD_INDEX:
+        raise ValueError("a scale index lies outside the grid")
+
+
+def _checked_symbols(symbols: np.ndarray, ndim: int) -> np.ndarray:
+    if symbols.dtype != np.int32 or symbols.ndim != ndim:
+        raise ValueError(f"symbols must be int32 with {ndim} dimension(s), not {symbols.dtype} with {symbols.ndim}")
+    if symbols.size and (symbols.min() <= -SYMBOL_LIMIT or symbols.max() >= SYMBOL_LIMIT):
+        raise ValueError(f"a symbol lies past ±{SYMBOL_LIMIT}")
+    return np.ascontiguousarray(symbols)
+
+
+def _checked_indices(tables: Tables, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both contiguous; that the values lie in the grid is left to whoever reads them."""
+    if left.dtype != np.uint8 or right.dtype != np.uint8 or left.ndim != 1 or left.shape != right.shape:
+        raise ValueError("scale indices must be two uint8 vectors of one length")
+    if tables.form == "symmetric" and right is not left and not np.array_equal(left, right):
+        raise ValueError("symmetric tables need equal scale indices on both sides")
+    return np.ascontiguousarray(left), np.ascontiguousarray(right)
+
+
+def _crc32(symbols: np.ndarray, checksum: int) -> int:
+    return zlib.crc32(symbols.astype("<i4", copy=False), checksum)
+
+
+def _y_arrays(tables: Tables):
+    return tables.sign, tables.magnitude, tables.magnitude_start, tables.form == "symmetric"
+
+
+def _z_arrays(tables: Tables):
+    return tables.z, tables.z_start, tables.z_offset
+
+
+# The kernels. A state is uint64 throughout: beside a signed integer numba would turn it into a float. Indices need no
+# check against the arrays' ends because Tables guarantees rows that run from 0 to 2^16. The steps take and give
+# scalars: a call that passes an array counts its references, atomically, which takes longer than coding a symbol.
+
+_LOWEST = np.uint64(1 << 32)
+_WORD = np.uint64(32)
+_WORD_MASK = np.uint64((1 << 32) - 1)
+_PRECISION = np.uint64(PRECISION)
+_SLOT_MASK = np.uint64(TOTAL - 1)
+_WORD_AND_PRECISION = np.uint64(64 - PRECISION)
+_STATE_BITS = np.uint64(64)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
+_LENGTH_BITS = 5
+_MAX_LENGTH = 24
+
+_kernel = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_kernel
+def _push(x, start, end):
+    """Code an entry that owns [start, end): the state, a word, and whether (1 or 0) that word is to be written."""
+    frequency = np.uint64(end - start)
+    word, spilled = np.uint32(x & _WORD_MASK), 0
+    if (x >> _WORD_AND_PRECISION) >= frequency:
+        x, spilled = x >> _WORD, 1
+    quotient = x // frequency
+    return (quotient << _PRECISION) + (x - quotient * frequency) + np.uint64(start), word, spilled
+
+
+@_kernel
+def _push_bits(x, value, count):
+    """Code `count` raw bits; returns as `_push` does."""
+    k = np.uint64(count)
+    word, spilled = np.uint32(x & _WORD_MASK), 0
+    if count > 0 and x >> (_STATE_BITS - k) > _ZERO:
+        x, spilled = x >> _WORD, 1
+    return (x << k) | np.uint64(value), word, spilled
+
+
+@_kernel
+def _pop(x, next_word, start, end):
+    """Leave an entry that owns [start, end): the state, and whether (1 or 0) it took the next word."""
+    x = np.uint64(end - start) * (x >> _PRECISION) + (x & _SLOT_MASK) - np.uint64(start)
+    if x < _LOWEST:
+        return (x << _WORD) | np.uint64(next_word), 1
+    return x, 0
+
+
+@_kernel
+def _pop_bits(x, next_word, count):
+    """Read `count` raw bits: their value, then as `_pop`."""
+    k = np.uint64(count)
+    value = np.int64(x & ((_ONE << k) - _ONE))
+    x >>= k
+    if x < _LOWEST:
+        return value, (x << _WORD) | np.uint64(next_word), 1
+    return value, x, 0
+
+
+@_kernel
+def _escape_length(excess):
+    """The number of bits of excess + 1, less its leading one."""
+    length = 0
+    while (excess + 1) >> (length + 1) > 0:
+        length += 1
+    return length
+
+
+@_kernel
+def _encode_y(state, words, symbols, left, right, sign, magnitude, magnitude_start, symmetric):
+    """Code symbols from the last to the first; returns the number of words written."""
+    x, n = state[0], 0
+    count = magnitude_start.size - 1
+    for i in range(symbols.size - 1, -1, -1):
+        symbol = np.int64(symbols[i])
+        row = np.int64(left[i]) if symmetric else np.int64(left[i]) * count + right[i]
+        if symbol == 0:
+            start, end = 0, np.int64(sign[row, 0])
+        else:
+            side = left[i] if symbol < 0 else right[i]
+            first, last = np.int64(magnitude_start[side]), np.int64(magnitude_start[side + 1]) - 2
+            entry = first + abs(symbol) - 1
+            if entry >= last:
+                excess, entry = entry - last, last
+                length = _escape_length(excess)
+                x, words[n], spilled = _push_bits(x, excess + 1 - (1 << length), length)
+                n += spilled
+                x, words[n], spilled = _push_bits(x, length, _LENGTH_BITS)
+                n += spilled
+            x, words[n], spilled = _push(x, magnitude[entry], magnitude[entry + 1])
+            n += spilled
+            if symbol < 0:
+                start, end = np.int64(sign[row, 0]), np.int64(sign[row, 1])
+            else:
+                start, end = np.int64(sign[row, 1]), TOTAL
+        x, words[n], spilled = _push(x, start, end)
+        n += spilled
+    state[0] = x
+    return n
+
+
+@_kernel
+def _encode_z(state, words, symbols, channel, z, z_start, z_offset):
+    """Code symbols of one channel from the last to the first; returns the number of words written."""
+    x, n = state[0], 0
+    first, last = np.int64(z_start[channel]), np.int64(z_start[channel + 1]) - 2
+    for i in range(symbols.size - 1, -1, -1):
+        entry = first + symbols[i] - z_offset[channel]
+        if entry < first or entry >= last:
+            above = entry >= last
+            excess, entry = entry - last if above else first - 1 - entry, last
+            length = _escape_length(excess)
+            x, words[n], spilled = _push_bits(x, excess + 1 - (1 << length), length)
+            n += spilled
+            x, words[n], spilled = _push_bits(x, length, _LENGTH_BITS)
+            n += spilled
+            x, words[n], spilled = _push_bits(x, above, 1)
+            n += spilled
+        x, words[n], spilled = _push(x, z[entry], z[entry + 1])
+        n += spilled
+    state[0] = x
+    return n
+
+
+@_kernel
+def _decode_y(state, words, symbols, left, right, sign, magnitude, magnitude_start, symmetric):
+    """Fill `symbols`; returns a status."""
+    x, position = state[0], np.int64(state[1])
+    count = magnitude_start.size - 1
+    end_of_data = words.size - _WORDS_PER_SYMBOL
+    for i in range(symbols.size):
+        i_l, i_r = np.int64(left[i]), np.int64(right[i])
+        if i_l >= count or i_r >= count:
+            return _BAD_INDEX
+        row = i_l if symmetric else i_l * count + i_r
+        slot = np.int64(x & _SLOT_MASK)
+        if slot < sign[row, 0]:
+            x, taken = _pop(x, words[position], 0, sign[row, 0])
+            position += taken
+            symbols[i] = 0
+        else:
+            negative = slot < sign[row, 1]
+            if negative:
+                side, start, end = i_l, np.int64(sign[row, 0]), np.int64(sign[row, 1])
+            else:
+                side, start, end = i_r, np.int64(sign[row, 1]), TOTAL
+            x, taken = _pop(x, words[position], start, end)
+            position += taken
+            # Bisection whose first steps stay near the row's start, since small magnitudes are the likely ones.
+            first, last = np.int64(magnitude_start[side]), np.int64(magnitude_start[side + 1]) - 2
+            slot, low, high, reach = np.int64(x & _SLOT_MASK), first, last, 0
+            while low < high:
+                middle = min(low + reach, (low + high) >> 1)
+                if slot < magnitude[middle + 1]:
+                    high = middle
+                else:
+                    low, reach = middle + 1, 2 * reach + 1
+            x, taken = _pop(x, words[position], magnitude[low], magnitude[low + 1])
+            position += taken
+            size = low - first + 1
+            if low == last:
+                length, x, taken = _pop_bits(x, words[position], _LENGTH_BITS)
+                position += taken
+                if length > _MAX_LENGTH:
+                    return _BAD_ESCAPE
+                bits, x, taken = _pop_bits(x, words[position], length)
+                position += taken
+                size += (1 << length) - 1 + bits
+                if size >= SYMBOL_LIMIT:
+                    return _BAD_ESCAPE
+            symbols[i] = -size if negative else size
+        if position > end_of_data:
+            return _NO_DATA
+    state[0], state[1] = x, position
+    return _DONE
+
+
+@_kernel
+def _decode_z(state, words, symbols, z, z_start, z_offset):
+    """Fill `symbols`, (C, n); returns a status."""
+    x, position = state[0], np.int64(state[1])
+    end_of_data = words.size - _WORDS_PER_SYMBOL
+    for channel in range(symbols.shape[0]):
+        first, last = np.int64(z_start[channel]), np.int64(z_start[channel + 1]) - 2
+        offset = np.int64(z_offset[channel])
+        for i in range(symbols.shape[1]):
+            slot, low, high = np.int64(x & _SLOT_MASK), first, last
+            while low < high:
+                middle = (low + high) >> 1
+                if slot < z[middle + 1]:
+                    high = middle
+                else:
+                    low = middle + 1
+            x, taken = _pop(x, words[position], z[low], z[low + 1])
+            position += taken
+            symbol = offset + low - first
+            if low == last:
+                above, x, taken = _pop_bits(x, words[position], 1)
+                position += taken
+                length, x, taken = _pop_bits(x, words[position], _LENGTH_BITS)
+                position += taken
+                if length > _MAX_LENGTH:
+                    return _BAD_ESCAPE
+                bits, x, taken = _pop_bits(x, words[position], length)
+                position += taken
+                excess = (1 << length) - 1 + bits
+                symbol = symbol + excess if above else offset - 1 - excess
+                if abs(symbol) >= SYMBOL_LIMIT:
+                    return _BAD_ESCAPE
+            if position > end_of_data:
+                return _NO_DATA
+            symbols[channel, i] = symbol
+    state[0], state[1] = x, position
+    return _DONE
+
+
+@_kernel
+def _cost_y(symbols, left, right, sign, magnitude, magnitude_start, symmetric):
+    """Bits of a pass; nan for an index outside the grid."""
+    # One logarithm for many symbols: the product of their masses stays a normal number.
+    bits, product = 0.0, 1.0
+    count = magnitude_start.size - 1
+    for i in range(symbols.size):
+        i_l, i_r = np.int64(left[i]), np.int64(right[i])
+        if i_l >= count or i_r >= count:
+            return np.nan
+        symbol = np.int64(symbols[i])
+        row = i_l if symmetric else i_l * count + i_r
+        if symbol == 0:
+            product *= sign[row, 0] / TOTAL
+        else:
+            side = i_l if symbol < 0 else i_r
+            first, last = np.int64(magnitude_start[side]), np.int64(magnitude_start[side + 1]) - 2
+            entry = first + abs(symbol) - 1
+            if entry >= last:
+                bits += _LENGTH_BITS + _escape_length(entry - last)
+                entry = last
+            mass = sign[row, 1] - sign[row, 0] if symbol < 0 else TOTAL - sign[row, 1]
+            product *= mass / TOTAL * ((magnitude[entry + 1] - magnitude[entry]) / TOTAL)
+        if product < 1e-250:
+            bits -= math.log2(product)
+            product = 1.0
+    return bits - math.log2(product)
+
+
+@_kernel
+def _cost_z(symbols, z, z_start, z_offset):
+    """Bits of symbols of z, (C, n)."""
+    bits, product = 0.0, 1.0
+    for channel in range(symbols.shape[0]):
+        first, last = np.int64(z_start[channel]), np.int64(z_start[channel + 1]) - 2
+        for i in range(symbols.shape[1]):
+            entry = first + symbols[channel, i] - z_offset[channel]
+            if entry < first or entry >= last:
+                excess = entry - last if entry >= last else first - 1 - entry
+                bits += 1 + _LENGTH_BITS + _escape_length(excess)
+                entry = last
+            product *= (z[entry + 1] - z[entry]) / TOTAL
+            if product < 1e-250:
+                bits -= math.log2(product)
+                product = 1.0
+    return bits - math.log2(product)

@@ -1,0 +1,90 @@
+"""The fully factorised prior of the hyper-latent z (Ballé et al. 2018, appendix 6.1)."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agvae.entropy.densities import LIKELIHOOD_MIN, lower_bound
+
+
+class FactorizedPrior(nn.Module):
+    """A learned univariate density per channel, given by its cumulative: a small monotone network.
+
+    Parameters have the names and shapes of CompressAI's `EntropyBottleneck`, whose weights load as they are.
+    Unlike it, this one has no coding tables and so no buffer that changes shape; tables are built from `pmf`
+    when a model is exported. Computes in float32 under autocast.
+    """
+
+    FILTERS = (1, 3, 3, 3, 3, 1)
+    INIT_SCALE = 10.0
+    TAIL_MASS = 1e-9
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        scale = self.INIT_SCALE ** (1 / (len(self.FILTERS) - 1))
+        self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for i, (fan_in, fan_out) in enumerate(zip(self.FILTERS[:-1], self.FILTERS[1:], strict=True)):
+            init = math.log(math.expm1(1 / scale / fan_out))
+            self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), init)))
+            self.biases.append(nn.Parameter(torch.empty(channels, fan_out, 1).uniform_(-0.5, 0.5)))
+            if i < len(self.FILTERS) - 2:
+                self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
+        # Lower tail, median, upper tail of each channel.
+        init = torch.tensor([-self.INIT_SCALE, 0.0, self.INIT_SCALE])
+        self.quantiles = nn.Parameter(init.repeat(channels, 1, 1))
+
+    @property
+    def medians(self) -> Tensor:
+        """(1, C, 1, 1): what z is centred on before rounding."""
+        return self.quantiles[:, 0, 1].detach()[None, :, None, None]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Probability of the unit bin around each element of z (B, C, H, W), float32, at least LIKELIHOOD_MIN."""
+        with torch.autocast(z.device.type, enabled=False):
+            values = z.float().transpose(0, 1).reshape(self.channels, 1, -1)
+            lower, upper = self._logits(values - 0.5), self._logits(values + 0.5)
+            # On the side where both are small, so that the difference keeps its precision.
+            sign = -(lower + upper).sign().detach()
+            p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+            p = lower_bound(p, LIKELIHOOD_MIN)
+            return p.reshape(self.channels, z.shape[0], *z.shape[2:]).transpose(0, 1)
+
+    def aux_loss(self) -> Tensor:
+        """Distance of the quantiles from those of the density, whose own parameters get no gradient from it."""
+        target = math.log(2 / self.TAIL_MASS - 1)
+        target = self.quantiles.new_tensor([-target, 0.0, target])
+        with torch.autocast(self.quantiles.device.type, enabled=False):
+            return (self._logits(self.quantiles, detach=True) - target).abs().sum()
+
+    @torch.no_grad()
+    def pmf(self, tail_mass: float = 2**-20, limit: int = 4096) -> tuple[list[np.ndarray], np.ndarray]:
+        """Per channel, the probabilities of z's symbols (z minus the median, an integer) and the first symbol.
+
+        Each channel's run of symbols ends where less than `tail_mass` lies beyond it, `limit` away at most."""
+        symbols = torch.arange(-limit, limit + 2, dtype=torch.float64) - 0.5
+        prior = type(self)(self.channels).double()
+        prior.load_state_dict({k: v.double().cpu() for k, v in self.state_dict().items()})
+        logits = prior._logits(symbols + prior.quantiles[:, :, 1:2])[:, 0]
+        below, above = torch.sigmoid(logits), torch.sigmoid(-logits)
+        pmfs, offsets = [], []
+        for cdf, survival in zip(below, above, strict=True):
+            start = min(int((cdf < tail_mass).sum().clamp(min=1)) - 1, limit)
+            stop = max(int((survival > tail_mass).sum()), limit + 1)
+            stop = min(stop, 2 * limit + 1)
+            edges = torch.where(cdf[start : stop + 1] < 0.5, cdf[start : stop + 1], 1 - survival[start : stop + 1])
+            pmfs.append(edges.diff().clamp(min=0).numpy())
+            offsets.append(start - limit)
+        return pmfs, np.array(offsets, dtype=np.int32)
+
+    def _logits(self, values: Tensor, detach: bool = False) -> Tensor:
+        """Logit of the cumulative at `values` (C, 1, n)."""
+        stop = (lambda t: t.detach()) if detach else (lambda t: t)
+        for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            values = torch.matmul(F.softplus(stop(matrix)), values) + stop(bias)
+            if i < len(self.factors):
+                values = values + torch.tanh(stop(self.factors[i])) * torch.tanh(values)
+        return values

@@ -1,0 +1,22 @@
+"""Errors that a user can put right, and how they end a command: one line on standard error, no traceback."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message says what is wrong and what to do. Ends a command with status 2."""
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message names it. Ends a command with status 1."""
+
+
+def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
+    """Call `function`; its `ConfigError` ends the process with status 2, its `DataError` with 1, in one line."""
+    try:
+        return function(*args)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

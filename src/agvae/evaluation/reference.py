@@ -1,0 +1,28 @@
+"""Published curves on Kodak, as the projects that measured them give them (`reference/kodak_rd.json`)."""
+
+import json
+from functools import cache
+from importlib.resources import files
+
+from agvae.evaluation.rd import Curve
+
+KODAK_IMAGES = 24
+
+# What is drawn behind a model's own curve; more than this cannot be told apart. All are in the BD-rates.
+_BACKGROUND = {
+    "psnr-rgb": ("vtm", "bpg444", "jpeg", "mbt2018-mse", "mbt2018-mean-mse", "agvae-paper-fig7"),
+    "ms-ssim-rgb": ("vtm", "bpg444", "jpeg", "mbt2018-ms-ssim", "mbt2018-mean-ms-ssim", "mbt2018-mean-mse"),
+}
+
+
+@cache
+def published_curves() -> tuple[Curve, ...]:
+    """Every published curve, each naming its source; some have no MS-SSIM."""
+    text = (files("agvae.evaluation") / "reference" / "kodak_rd.json").read_text()
+    return tuple(Curve.from_dict(curve) for curve in json.loads(text)["curves"])
+
+
+def background_curves(metric: str) -> list[Curve]:
+    """The few published curves to draw behind one's own in a plot of `metric`."""
+    by_name = {curve.name: curve for curve in published_curves()}
+    return [by_name[name] for name in _BACKGROUND[metric]]

@@ -1,0 +1,193 @@
+"""Runs codecs over a data set: real bytes, quality of the decoded image, and times."""
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from agvae.errors import ConfigError
+from agvae.evaluation.metrics import ms_ssim, psnr
+from agvae.evaluation.rd import RESULTS, Curve, finite_or_none, mean_curve, slug
+from agvae.images import load_rgb
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("image", "codec", "quality", "width", "height", "bytes", *RESULTS, "estimated_bpp")
+
+
+class ImageCodec(Protocol):
+    """What can be evaluated: a classical adapter, or an agvae model in a `ModelCodec`."""
+
+    name: str
+    description: str
+    qualities: Sequence[float]
+
+    def encode(self, image: Any, quality: float) -> bytes: ...
+    def decode(self, data: bytes) -> Image.Image: ...
+
+
+class ModelCodec:
+    """An `agvae.Codec` at a list of qualities: by default every level and half-way between levels.
+
+    An image is analysed once for all its qualities (`analyze`), and `encode` and `estimate` take what that
+    gives.
+    """
+
+    def __init__(self, codec, qualities: Sequence[float] | None = None):
+        self.codec = codec
+        self.name = codec.name
+        self.description = f"AG-VAE, one model, {codec.levels} trained levels"
+        if qualities is None:
+            qualities = [half / 2 for half in range(2 * codec.levels - 1)]
+        self.qualities = sorted(set(qualities))
+        for quality in self.qualities:
+            if not 0 <= quality <= codec.levels - 1:
+                raise ConfigError(f"quality {quality:g} is outside {self.name}'s range, 0 to {codec.levels - 1}")
+
+    def analyze(self, image: Image.Image) -> Any:
+        """The latent of an image; returns when it is computed, also on a GPU."""
+        latent = self.codec.analyze(image)
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return latent
+
+    def encode(self, latent: Any, quality: float) -> bytes:
+        """The whole file."""
+        return self.codec.compress(latent, quality=quality)
+
+    def decode(self, data: bytes) -> Image.Image:
+        """The decoded 8-bit RGB image."""
+        return self.codec.decompress(data)
+
+    def estimate(self, latent: Any, quality: float) -> float:
+        """The model's own rate, in bits."""
+        return self.codec.estimate(latent, quality=quality)
+
+
+@dataclass
+class Evaluation:
+    """What a run over a data set measured.
+
+    `rows` has a dictionary of `COLUMNS` for each image, codec and quality, image by image; `skipped` names
+    each image that was left out with the reason; `interrupted` says that the images after the last row were
+    not reached.
+    """
+
+    codecs: Sequence[ImageCodec]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def images(self) -> list[str]:
+        return list(dict.fromkeys(row["image"] for row in self.rows))
+
+    @property
+    def without_ms_ssim(self) -> list[str]:
+        return list(dict.fromkeys(row["image"] for row in self.rows if math.isnan(row["ms-ssim-rgb"])))
+
+    def curves(self) -> list[Curve]:
+        """Each codec's means over the images."""
+        return [
+            mean_curve(self.rows, codec.name, codec.description, ours=isinstance(codec, ModelCodec))
+            for codec in self.codecs
+        ]
+
+    def write_csv(self, path: Path) -> None:
+        """Write `rows` as CSV; what is not finite is an empty cell."""
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for row in self.rows:
+                writer.writerow([_cell(row[column]) for column in COLUMNS])
+
+
+def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Evaluation:
+    """Code every image with every codec at all its qualities, in one pass over the data set.
+
+    An image is read once and enters the rows with all codecs or with none, so that means are always over the
+    same images: one that cannot be read or coded is logged and listed in `skipped`, and Ctrl-C ends the run
+    with the images that are complete. Codecs see pixels alone: no colour profile or EXIF gets into a file.
+
+    Times are wall-clock seconds. A model analyses an image once for all qualities; each quality's encoding
+    time is that analysis plus its own coding, which is what encoding at this quality alone takes. The first
+    image is coded once beforehand, untimed, so that no time holds a first call's set-up.
+    """
+    names = [slug(codec.name) for codec in codecs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"codecs need different names for their result files: {', '.join(names)}")
+    evaluation = Evaluation(codecs)
+    warm = False
+    with tqdm(paths, unit="image", desc="evaluating", dynamic_ncols=True) as progress:
+        try:
+            for path in progress:
+                try:
+                    image = Image.fromarray(load_rgb(path))
+                    rows = []
+                    for codec in codecs:
+                        progress.set_postfix_str(f"{codec.name}, {path.name}")
+                        if not warm:
+                            _measure(codec, image, codec.qualities[:1])
+                        rows += _measure(codec, image, codec.qualities)
+                    warm = True
+                except (OSError, ValueError) as error:
+                    evaluation.skipped[str(path)] = str(error).removeprefix(f"{path}: ")
+                    log.warning("left out %s: %s", path, evaluation.skipped[str(path)])
+                else:
+                    evaluation.rows += [{"image": str(path), **row} for row in rows]
+        except KeyboardInterrupt:
+            evaluation.interrupted = True
+            log.warning("interrupted: results are over the %d images done", len(evaluation.images))
+    if evaluation.skipped:
+        log.warning("%d images were left out", len(evaluation.skipped))
+    if evaluation.without_ms_ssim:
+        log.warning(
+            "%d images have a side of 160 pixels or less, too small for MS-SSIM: not in its means",
+            len(evaluation.without_ms_ssim),
+        )
+    return evaluation
+
+
+def _measure(codec: ImageCodec, image: Image.Image, qualities: Sequence[float]) -> list[dict[str, Any]]:
+    pixels = image.width * image.height
+    ours = isinstance(codec, ModelCodec)
+    start = time.perf_counter()
+    source = codec.analyze(image) if ours else image
+    analysis_time = time.perf_counter() - start
+    rows = []
+    for quality in qualities:
+        start = time.perf_counter()
+        data = codec.encode(source, quality)
+        encoded = time.perf_counter()
+        decoded = codec.decode(data)
+        end = time.perf_counter()
+        rows.append(
+            {
+                "codec": codec.name,
+                "quality": quality,
+                "width": image.width,
+                "height": image.height,
+                "bytes": len(data),
+                "bpp": 8 * len(data) / pixels,
+                "psnr-rgb": psnr(image, decoded),
+                "ms-ssim-rgb": ms_ssim(image, decoded),
+                "encoding_time": analysis_time + encoded - start,
+                "decoding_time": end - encoded,
+                "estimated_bpp": codec.estimate(source, quality) / pixels if ours else math.nan,
+            }
+        )
+    return rows
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        value = finite_or_none(value)
+    return "" if value is None else value

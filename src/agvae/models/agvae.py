@@ -1,0 +1,220 @@
+"""The AG-VAE model: asymmetric gained deep image compression (Cui et al., CVPR 2021).
+
+    x ─► g_a ─► y ─►×m(q)─► ȳ ─┬─► round(ȳ−μ) ─► symbols ─► bits        ŷ = symbols + μ ─►×m′(q)─► g_s ─► x̂
+                               │        ▲ μ, σ_l, σ_r
+                               │        └── entropy parameters ◄── h_s ◄─×h′(q)─ ẑ ◄─ round ◄─×h(q)─ z
+                               └─► h_a ─► z            ▲ context(ŷ already decoded)
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agvae.entropy.densities import FORMS, LIKELIHOOD_MIN, SCALE_MIN, likelihood, lower_bound
+from agvae.entropy.factorized import FactorizedPrior
+from agvae.models.context import CONTEXTS, Cell
+from agvae.models.gain import GainUnit
+from agvae.models.quantization import QUANTIZERS, quantize_training
+from agvae.models.transforms import STRIDE_Z, TRANSFORMS
+
+
+class Output(NamedTuple):
+    """What the model makes of a batch: x_hat (B, 3, H, W), not clamped, and the probabilities of its symbols.
+
+    y_likelihoods (B, M, H/16, W/16) and z_likelihoods (B, N, H/64, W/64) are float32 in [1e-9, 1]."""
+
+    x_hat: Tensor
+    y_likelihoods: Tensor
+    z_likelihoods: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """(B,): the rate of each picture, in bits."""
+        return sum(-p.log2().flatten(1).sum(1) for p in (self.y_likelihoods, self.z_likelihoods))
+
+
+class Parameters(NamedTuple):
+    """Entropy parameters of latent elements: mean and the scales left and right of it (one tensor if symmetric)."""
+
+    mu: Tensor
+    sigma_l: Tensor
+    sigma_r: Tensor
+
+
+class AGVAE(nn.Module):
+    """One model for every rate: gained transforms, a gained hyperprior, a context and an asymmetric Gaussian.
+
+    `config` names the choice in each part: transforms, gain, entropy, context, quantizer, as in conf/model.
+    """
+
+    def __init__(
+        self,
+        transforms: dict[str, Any],
+        gain: dict[str, Any],
+        entropy: dict[str, Any],
+        context: dict[str, Any],
+        quantizer: dict[str, Any],
+    ):
+        super().__init__()
+        self.levels = _levels(gain)
+        self.symmetric = _choice(entropy["name"], "entropy", ("symmetric", "asymmetric")) == "symmetric"
+        # With σ_l = σ_r both forms are the Gaussian; naming one keeps the rest free of the case.
+        self.form = "half_mass" if self.symmetric else _choice(entropy["form"], "entropy form", FORMS)
+        self.quantizer = _choice(quantizer["name"], "quantizer", QUANTIZERS)
+
+        parts = dict(transforms)
+        build = TRANSFORMS[_choice(parts.pop("name"), "transforms", TRANSFORMS)]
+        context_class = CONTEXTS[_choice(context["name"], "context", CONTEXTS)]
+        self.context = context_class(parts["M"], 2 if self.symmetric else 3)
+        self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = build(
+            **parts, hyper_channels=self.context.hyper_channels
+        )
+        self.prior = FactorizedPrior(self.N)
+        self.gain = GainUnit(self.M, self.levels) if gain["name"] != "none" else None
+        self.hyper_gain = GainUnit(self.N, self.levels) if gain["name"] == "hcvr" else None
+        self.config = copy.deepcopy(
+            {
+                "transforms": transforms,
+                "gain": gain,
+                "entropy": entropy,
+                "context": context,
+                "quantizer": quantizer,
+            }
+        )
+
+    stride = STRIDE_Z
+    """Height and width of a picture must be multiples of this."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "AGVAE":
+        """Build the model that `config` describes. Raises ValueError for a name that does not exist."""
+        return cls(**config)
+
+    def initialise_gains(self, lambdas: list[float]) -> None:
+        """Start y's gains at √λ of each level (high-rate theory); those of z stay at 1."""
+        if self.gain is not None:
+            self.gain.initialise(lambdas)
+
+    def forward(self, x: Tensor, quality: Tensor | float) -> Output:
+        """Code x (B, 3, H, W), in [0, 1], at `quality` in [0, levels − 1], one for all or one per picture.
+
+        In training mode the quantiser is the model's training quantiser; in evaluation mode it rounds, in the
+        coding order of the context, and gives exactly what the codec's decoder gives."""
+        if x.shape[2] % self.stride or x.shape[3] % self.stride:
+            raise ValueError(f"height and width must be multiples of {self.stride}, not {tuple(x.shape[2:])}")
+        y_bar = self.analyze(x, quality)
+        z_bar = self.hyper_analyze(y_bar, quality)
+        if self.training:
+            z = quantize_training(z_bar, self.quantizer, self.prior.medians)
+            z_likelihoods = self.prior(z.rate)
+            psi = self.hyper_synthesize(z.distortion, quality)
+            y = quantize_training(y_bar, self.quantizer)
+            parameters = self.split(self.context(psi, y.rate).unflatten(1, (-1, self.M)), dim=1)
+            y_hat = y.distortion
+            if self.quantizer == "mixed":
+                y_hat = quantize_training(y_bar, "mixed", parameters.mu).distortion
+            y_likelihoods = self.likelihood(y.rate, parameters)
+        else:
+            z_hat = (z_bar - self.prior.medians).round() + self.prior.medians
+            z_likelihoods = self.prior(z_hat)
+            psi = self.hyper_synthesize(z_hat, quality)
+            y_likelihoods = torch.empty(y_bar.shape, device=x.device)
+
+            def record(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
+                p = self.likelihood(symbols + parameters.mu, parameters)
+                _rows(y_likelihoods)[:, cell.positions, cell.channels] = p
+
+            y_hat = self.encode(y_bar, psi, record)
+        return Output(self.synthesize(y_hat, quality), y_likelihoods, z_likelihoods)
+
+    def analyze(self, x: Tensor, quality: Tensor | float) -> Tensor:
+        """ȳ = g_a(x) · m(q), (B, M, H/16, W/16)."""
+        return self.scale(self.g_a(x), quality)
+
+    def scale(self, y: Tensor, quality: Tensor | float) -> Tensor:
+        """ȳ = y · m(q)."""
+        return y if self.gain is None else y * _map(self.gain.gain(quality))
+
+    def hyper_analyze(self, y_bar: Tensor, quality: Tensor | float) -> Tensor:
+        """z̄ = h_a(ȳ) · h(q), (B, N, H/64, W/64)."""
+        z = self.h_a(y_bar)
+        return z if self.hyper_gain is None else z * _map(self.hyper_gain.gain(quality))
+
+    def hyper_synthesize(self, z_hat: Tensor, quality: Tensor | float) -> Tensor:
+        """ψ = h_s(ẑ · h′(q)): what the context model makes the entropy parameters from."""
+        return self.h_s(z_hat if self.hyper_gain is None else z_hat * _map(self.hyper_gain.inverse(quality)))
+
+    def synthesize(self, y_hat: Tensor, quality: Tensor | float) -> Tensor:
+        """x̂ = g_s(ŷ · m′(q)), (B, 3, H, W)."""
+        return self.g_s(y_hat if self.gain is None else y_hat * _map(self.gain.inverse(quality)))
+
+    def encode(self, y_bar: Tensor, psi: Tensor, emit: Callable[[Cell, Tensor, Parameters], None]) -> Tensor:
+        """Round ȳ to symbols in coding order, giving each cell's symbols (B, n, C) and parameters to `emit`.
+
+        Returns ŷ, as the decoder will have it."""
+        y_bar = _rows(y_bar)
+
+        def code(cell: Cell, raw: Tensor) -> Tensor:
+            parameters = self.split(raw, dim=2)
+            symbols = (y_bar[:, cell.positions, cell.channels] - parameters.mu).round()
+            emit(cell, symbols, parameters)
+            return symbols + parameters.mu
+
+        return self.context.sequential(psi, code)
+
+    def decode(self, psi: Tensor, read: Callable[[Cell, Parameters], Tensor]) -> Tensor:
+        """ŷ from the symbols (B, n, C) that `read` gives for each cell, in coding order, given its parameters."""
+
+        def code(cell: Cell, raw: Tensor) -> Tensor:
+            parameters = self.split(raw, dim=2)
+            return read(cell, parameters) + parameters.mu
+
+        return self.context.sequential(psi, code)
+
+    def split(self, raw: Tensor, dim: int) -> Parameters:
+        """Entropy parameters from the networks' K outputs along `dim`: scales first, the mean last."""
+        *scales, mu = raw.unbind(dim)
+        scales = [lower_bound(sigma, SCALE_MIN) for sigma in scales]
+        return Parameters(mu, scales[0], scales[-1])
+
+    def likelihood(self, y_hat: Tensor, parameters: Parameters) -> Tensor:
+        """Probability of the bin around each ŷ, float32, at least 1e-9."""
+        return lower_bound(likelihood(y_hat, *parameters, form=self.form), LIKELIHOOD_MIN)
+
+    def aux_loss(self) -> Tensor:
+        """Loss of the factorised prior's quantiles; its gradient is theirs alone."""
+        return self.prior.aux_loss()
+
+    def quantile_parameters(self) -> list[nn.Parameter]:
+        """The parameters that `aux_loss` trains."""
+        return [self.prior.quantiles]
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """All other parameters."""
+        return [p for p in self.parameters() if p is not self.prior.quantiles]
+
+
+def _levels(gain: dict[str, Any]) -> int:
+    name, levels = _choice(gain["name"], "gain", ("none", "cvr", "hcvr")), gain["levels"]
+    if levels < 1 or (name == "none" and levels != 1):
+        raise ValueError(f"gain {name} cannot have {levels} levels")
+    return levels
+
+
+def _choice(name: str, part: str, known) -> str:
+    if name not in known:
+        raise ValueError(f"{part} is one of {', '.join(known)}, not {name!r}")
+    return name
+
+
+def _map(gain: Tensor) -> Tensor:
+    """Gains (C,) or (B, C) against maps (B, C, H, W)."""
+    return gain[..., None, None]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) seen as (B, H·W, C), sharing memory."""
+    return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,63 @@
+"""Gain units: per-channel scaling of the latent that turns one model into every rate (AG-VAE §3)."""
+
+import torch
+from torch import Tensor, nn
+
+QUALITY_STEPS = 1024
+"""Fixed-point steps per level in which a stream writes its quality: a step changes the rate by some 0.05 %."""
+
+
+def quality_to_fixed(quality: float, levels: int) -> int:
+    """Quality in [0, levels − 1] as the integer that a stream carries.
+
+    Raises ValueError outside the range."""
+    if not 0 <= quality <= levels - 1:
+        raise ValueError(f"quality {quality:g} is outside this model's range 0 to {levels - 1}")
+    return round(quality * QUALITY_STEPS)
+
+
+def quality_from_fixed(fixed: int) -> float:
+    """The quality that a stream's integer stands for; exact in binary floating point."""
+    return fixed / QUALITY_STEPS
+
+
+class GainUnit(nn.Module):
+    """A gain matrix m and a separately trained inverse gain matrix m′, n levels of c positive gains each.
+
+    Their logarithms are the parameters, so that the paper's exponential interpolation between the levels
+    around a quality q = s + l, m_s^(1−l) · m_{s+1}^l, is linear. Cost: 2·c·n parameters.
+    """
+
+    def __init__(self, channels: int, levels: int):
+        super().__init__()
+        self.channels, self.levels = channels, levels
+        self.log_gain = nn.Parameter(torch.zeros(levels, channels))
+        self.log_inverse = nn.Parameter(torch.zeros(levels, channels))
+
+    def gain(self, quality: Tensor | float) -> Tensor:
+        """m at `quality` (any shape, in [0, levels − 1]): shape (…, channels)."""
+        return self._interpolate(self.log_gain, quality)
+
+    def inverse(self, quality: Tensor | float) -> Tensor:
+        """m′ at `quality` (any shape, in [0, levels − 1]): shape (…, channels)."""
+        return self._interpolate(self.log_inverse, quality)
+
+    @torch.no_grad()
+    def initialise(self, lambdas: list[float]) -> None:
+        """Set m_s ∝ √λ_s and m′_s = 1/m_s, the geometric mean over the levels being 1.
+
+        At high rate the distortion of a uniform quantiser is Δ²/12 and its rate falls by log2 Δ, so the step
+        that is best for λ is Δ ∝ 1/√λ."""
+        if len(lambdas) != self.levels:
+            raise ValueError(f"{len(lambdas)} λ for {self.levels} gain levels")
+        logs = 0.5 * torch.tensor(lambdas, dtype=torch.float64).log()
+        logs = (logs - logs.mean()).to(self.log_gain)[:, None]
+        self.log_gain.copy_(logs.expand_as(self.log_gain))
+        self.log_inverse.copy_(-self.log_gain)
+
+    def _interpolate(self, logs: Tensor, quality: Tensor | float) -> Tensor:
+        quality = torch.as_tensor(quality, dtype=logs.dtype, device=logs.device)
+        lower = quality.floor().long()
+        upper = (lower + 1).clamp(max=self.levels - 1)
+        weight = (quality - lower).unsqueeze(-1)
+        return torch.lerp(logs[lower], logs[upper], weight).exp()

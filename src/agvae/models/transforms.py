@@ -1,0 +1,258 @@
+"""Analysis and synthesis transforms: g_a, g_s between picture and latent y, h_a, h_s between y and z.
+
+A transforms function takes its widths and the channels that h_s must give, and returns a `Transforms`. To add
+one, write such a function, enter it in TRANSFORMS and give it a file in conf/model/transforms/.
+Every layer reads a bounded neighbourhood, so that a picture can be transformed in tiles.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agvae.entropy.densities import lower_bound
+
+STRIDE_Y = 16
+STRIDE_Z = 64
+
+
+class Transforms(NamedTuple):
+    """The four networks of a hyperprior model and the channels between them.
+
+    g_a: (B, 3, H, W) → (B, M, H/16, W/16); g_s back. h_a: (B, M, H/16, W/16) → (B, N, H/64, W/64);
+    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16)."""
+
+    g_a: nn.Module
+    g_s: nn.Module
+    h_a: nn.Module
+    h_s: nn.Module
+    N: int
+    M: int
+
+
+class GDN(nn.Module):
+    """Generalised divisive normalisation y_i = x_i / √(β_i + Σ_j γ_ij x_j²), or its inverse (Ballé et al. 2016).
+
+    β and γ are stored as square roots, with CompressAI's names and reparametrisation."""
+
+    BETA_MIN = 1e-6
+    PEDESTAL = 2.0**-36
+
+    def __init__(self, channels: int, inverse: bool = False):
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter(torch.sqrt(torch.ones(channels) + self.PEDESTAL))
+        self.gamma = nn.Parameter(torch.sqrt(0.1 * torch.eye(channels) + self.PEDESTAL))
+
+    def forward(self, x: Tensor) -> Tensor:
+        beta = lower_bound(self.beta, (self.BETA_MIN + self.PEDESTAL) ** 0.5) ** 2 - self.PEDESTAL
+        gamma = lower_bound(self.gamma, self.PEDESTAL**0.5) ** 2 - self.PEDESTAL
+        norm = F.conv2d(x**2, gamma[:, :, None, None], beta)
+        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+
+def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
+    """Convolution that divides height and width by `stride`."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+
+def deconv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
+    """Transposed convolution that multiplies height and width by `stride`."""
+    return nn.ConvTranspose2d(
+        inputs, outputs, kernel, stride, padding=kernel // 2, output_padding=stride - 1
+    )
+
+
+def subpixel(inputs: int, outputs: int, kernel: int = 3, factor: int = 2) -> nn.Sequential:
+    """Convolution and pixel shuffle that multiply height and width by `factor` (Shi et al. 2016)."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs * factor**2, kernel, padding=kernel // 2), nn.PixelShuffle(factor)
+    )
+
+
+def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
+    """Four 5×5 stride-2 convolutions with GDN between them (Minnen et al. 2018)."""
+    return Transforms(
+        g_a=nn.Sequential(
+            conv(3, N), GDN(N),
+            conv(N, N), GDN(N),
+            conv(N, N), GDN(N),
+            conv(N, M),
+        ),
+        g_s=nn.Sequential(
+            deconv(M, N), GDN(N, inverse=True),
+            deconv(N, N), GDN(N, inverse=True),
+            deconv(N, N), GDN(N, inverse=True),
+            deconv(N, 3),
+        ),
+        h_a=nn.Sequential(
+            conv(M, N, 3, 1), nn.LeakyReLU(),
+            conv(N, N), nn.LeakyReLU(),
+            conv(N, N),
+        ),
+        h_s=nn.Sequential(
+            deconv(N, M), nn.LeakyReLU(),
+            deconv(M, M * 3 // 2), nn.LeakyReLU(),
+            conv(M * 3 // 2, hyper_channels, 3, 1),
+        ),
+        N=N,
+        M=M,
+    )  # fmt: skip
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside the identity, or beside a 1×1 where the channels change."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(inputs, outputs, 3, 1), nn.LeakyReLU(), conv(outputs, outputs, 3, 1), nn.LeakyReLU()
+        )
+        self.skip = nn.Identity() if inputs == outputs else conv(inputs, outputs, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.skip(x)
+
+
+class ResidualDown(nn.Module):
+    """Residual block that halves height and width, with GDN."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(inputs, outputs, 3, 2), nn.LeakyReLU(), conv(outputs, outputs, 3, 1), GDN(outputs)
+        )
+        self.skip = conv(inputs, outputs, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.skip(x)
+
+
+class ResidualUp(nn.Module):
+    """Residual block that doubles height and width by pixel shuffle, with inverse GDN."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            subpixel(inputs, outputs), nn.LeakyReLU(), conv(outputs, outputs, 3, 1), GDN(outputs, inverse=True)
+        )
+        self.skip = subpixel(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.skip(x)
+
+
+class Attention(nn.Module):
+    """Simplified attention x + a(x) · σ(b(x)), both of residual bottlenecks (Cheng et al. 2020)."""
+
+    class Unit(nn.Module):
+        """1×1, 3×3, 1×1 bottleneck beside the identity."""
+
+        def __init__(self, channels: int):
+            super().__init__()
+            half = channels // 2
+            self.body = nn.Sequential(
+                conv(channels, half, 1, 1), nn.ReLU(), conv(half, half, 3, 1), nn.ReLU(), conv(half, channels, 1, 1)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.body(x) + x)
+
+    def __init__(self, channels: int):
+        super().__init__()
+        unit = Attention.Unit
+        self.trunk = nn.Sequential(*(unit(channels) for _ in range(3)))
+        self.mask = nn.Sequential(*(unit(channels) for _ in range(3)), conv(channels, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.trunk(x) * torch.sigmoid(self.mask(x))
+
+
+def residual(N: int, M: int, hyper_channels: int) -> Transforms:
+    """3×3 residual blocks with attention at 1/4 and 1/16 of the resolution (the AG-VAE paper's, after Cheng et al.)."""
+    return Transforms(
+        g_a=nn.Sequential(
+            ResidualDown(3, N), ResidualBlock(N, N),
+            ResidualDown(N, N), Attention(N), ResidualBlock(N, N),
+            ResidualDown(N, N), ResidualBlock(N, N),
+            conv(N, M, 3, 2), Attention(M),
+        ),
+        g_s=nn.Sequential(
+            Attention(M), ResidualBlock(M, N), ResidualUp(N, N),
+            ResidualBlock(N, N), ResidualUp(N, N), Attention(N),
+            ResidualBlock(N, N), ResidualUp(N, N),
+            ResidualBlock(N, N), subpixel(N, 3),
+        ),
+        h_a=_hyper_analysis(N, M),
+        h_s=_hyper_synthesis(N, M, hyper_channels),
+        N=N,
+        M=M,
+    )  # fmt: skip
+
+
+def _hyper_analysis(N: int, M: int) -> nn.Sequential:
+    return nn.Sequential(
+        conv(M, N, 3, 1), nn.LeakyReLU(),
+        conv(N, N, 3, 2), nn.LeakyReLU(),
+        conv(N, N, 3, 1), nn.LeakyReLU(),
+        conv(N, N, 3, 2),
+    )  # fmt: skip
+
+
+def _hyper_synthesis(N: int, M: int, hyper_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        conv(N, N, 3, 1), nn.LeakyReLU(),
+        subpixel(N, N), nn.LeakyReLU(),
+        conv(N, M * 3 // 2, 3, 1), nn.LeakyReLU(),
+        subpixel(M * 3 // 2, M), nn.LeakyReLU(),
+        conv(M, hyper_channels, 3, 1),
+    )  # fmt: skip
+
+
+class DepthwiseBlock(nn.Module):
+    """Two residual halves: 1×1, depthwise 3×3, 1×1 over space; then a gated 1×1 pair over channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.spatial = nn.Sequential(
+            conv(channels, channels, 1, 1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+            conv(channels, channels, 1, 1),
+        )
+        self.expand = conv(channels, channels * 4, 1, 1)
+        self.project = conv(channels * 2, channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.spatial(x)
+        value, gate = self.expand(x).chunk(2, 1)
+        return x + self.project(value * F.silu(gate))
+
+
+def depthwise(N: int, M: int, hyper_channels: int, blocks: int) -> Transforms:
+    """Depthwise-separable blocks at 1/8 and 1/16 of the resolution (after EVC and DCVC-RT)."""
+    return Transforms(
+        g_a=nn.Sequential(
+            nn.PixelUnshuffle(8), conv(3 * 64, N, 1, 1),
+            *(DepthwiseBlock(N) for _ in range(blocks)),
+            conv(N, M, 3, 2), DepthwiseBlock(M), conv(M, M, 1, 1),
+        ),
+        g_s=nn.Sequential(
+            conv(M, M, 1, 1), DepthwiseBlock(M), subpixel(M, N, 1),
+            *(DepthwiseBlock(N) for _ in range(blocks)),
+            subpixel(N, 3, 1, factor=8),
+        ),
+        h_a=_hyper_analysis(N, M),
+        h_s=_hyper_synthesis(N, M, hyper_channels),
+        N=N,
+        M=M,
+    )  # fmt: skip
+
+
+TRANSFORMS: dict[str, Callable[..., Transforms]] = {
+    "minnen2018": minnen2018,
+    "residual": residual,
+    "depthwise": depthwise,
+}

@@ -1,0 +1,90 @@
+"""Rate + λ·distortion, with one λ per level of the model (AG-VAE §3.3, equation 7)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pytorch_msssim import ms_ssim as _ms_ssim
+from torch import Tensor
+
+from agvae.errors import ConfigError
+
+MS_SSIM_SMALLEST_SIDE = 161
+"""Four halvings must leave more than MS-SSIM's 11-tap window: (11 − 1)·2⁴ = 160 is one too few."""
+
+
+def mse(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error of each image on the scale [0, 255]: (B, 3, H, W) in [0, 1] twice -> (B,)."""
+    return (x_hat.float() - x.float()).square().mean(dim=(1, 2, 3)) * 255**2
+
+
+def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """MS-SSIM of each image, five scales, float32 even under autocast: (B, 3, H, W) in [0, 1] twice -> (B,).
+
+    Raises ConfigError when a side is shorter than 161."""
+    if min(x.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
+        raise ConfigError(
+            f"MS-SSIM has five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} pixels, "
+            f"and an image of {x.shape[-1]}x{x.shape[-2]} came; choose larger patches and images, or loss=mse"
+        )
+    with torch.autocast(x.device.type, enabled=False):
+        return _ms_ssim(x_hat.float(), x.float(), data_range=1, size_average=False)
+
+
+def msssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """1000·(1 − MS-SSIM) of each image: (B, 3, H, W) in [0, 1] twice -> (B,)."""
+    return 1000 * (1 - ms_ssim(x_hat, x))
+
+
+DISTORTIONS = {"mse": mse, "msssim": msssim}
+"""`loss.name` -> distortion of each image, (B,), on the scale that its λ ladder is meant for."""
+
+
+def psnr(mse: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB from the mean squared error on [0, 255], any shape."""
+    return 10 * torch.log10(255**2 / mse)
+
+
+def lambda_ladder(ladder: Sequence[float], levels: int) -> list[float]:
+    """λ of each level, low to high rate: `ladder` itself, or for another number of levels log-spaced between its ends.
+
+    >>> [round(x, 4) for x in lambda_ladder([0.01, 0.02, 1.0], 5)]
+    [0.01, 0.0316, 0.1, 0.3162, 1.0]
+
+    Raises ConfigError for one level, whose λ nothing but the wanted rate decides."""
+    if levels == len(ladder):
+        return list(ladder)
+    if levels == 1:
+        raise ConfigError("a model of one level has one λ: choose it with loss.lambdas=[λ]")
+    low, high = math.log(ladder[0]), math.log(ladder[-1])
+    return [math.exp(low + (high - low) * s / (levels - 1)) for s in range(levels)]
+
+
+def level_lambdas(loss: dict, levels: int) -> list[float]:
+    """The λ that a `loss` configuration gives a model of `levels` levels: `lambdas`, or its `ladder` spread over them.
+
+    Raises ConfigError for a list of another length, or one that is not positive and rising: quality rises with rate."""
+    if loss["lambdas"] is None:
+        return lambda_ladder(loss["ladder"], levels)
+    lambdas = [float(value) for value in loss["lambdas"]]
+    if len(lambdas) != levels:
+        raise ConfigError(
+            f"loss.lambdas has {len(lambdas)} values for a model of {levels} level{'s' * (levels > 1)}: give one each"
+        )
+    if min(lambdas) <= 0 or sorted(set(lambdas)) != lambdas:
+        raise ConfigError(f"loss.lambdas={lambdas} must be positive and rise with the level, low rate first")
+    return lambdas
+
+
+def level_weights(lambdas: Sequence[float], power: float) -> list[float]:
+    """w_s ∝ λ_s^(−power), of mean 1 over the levels.
+
+    Power 0 is the paper's loss, in which the high rates have nearly all of the gradient; 1 gives all levels'
+    distortions equal weight, and 0.5 measured better than 0.
+
+    >>> [round(w, 3) for w in level_weights([0.01, 0.04], power=0.5)]
+    [1.333, 0.667]
+    """
+    weights = [value**-power for value in lambdas]
+    mean = sum(weights) / len(weights)
+    return [weight / mean for weight in weights]

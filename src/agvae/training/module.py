@@ -1,0 +1,198 @@
+"""What Lightning trains: AG-VAE with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from agvae.data import Batch
+from agvae.errors import ConfigError
+from agvae.models import AGVAE
+from agvae.training.losses import (
+    DISTORTIONS,
+    MS_SSIM_SMALLEST_SIDE,
+    level_lambdas,
+    level_weights,
+    ms_ssim,
+    mse,
+    psnr,
+)
+from agvae.training.metrics import RDCurve
+from agvae.training.optimization import build_optimizer, build_scheduler
+
+
+class AGVAEModule(LightningModule):
+    """The model, its loss, its optimiser and its validation, from the groups of conf/ as plain dicts.
+
+    A checkpoint of it holds the weights under the prefix `model.` and these dicts as `hyper_parameters`, `loss`
+    with its λ resolved, so that it loads with `weights_only=True`.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        loss: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any],
+        validation: dict[str, Any],
+        seed: int = 0,
+    ):
+        super().__init__()
+        try:
+            self.model = AGVAE.from_config(model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if loss["level_sampling"] not in ("sample", "batch"):
+            raise ConfigError(f"loss.level_sampling={loss['level_sampling']} is neither sample nor batch")
+        levels = self.model.levels
+        loss = {**loss, "lambdas": level_lambdas(loss, levels)}
+        self.lambdas: list[float] = loss["lambdas"]
+        self.model.initialise_gains(self.lambdas)
+        self.model.to(memory_format=torch.channels_last)
+        self.distortion = DISTORTIONS[loss["name"]]
+        weights = level_weights(self.lambdas, loss["level_weight_power"])
+        self.register_buffer("level_lambda", torch.tensor(self.lambdas), persistent=False)
+        self.register_buffer("level_weight", torch.tensor(weights), persistent=False)
+        self.qualities = _validation_qualities(validation["qualities"], levels)
+        self.curve = RDCurve(self.qualities)
+        self.rd_points: list[dict[str, float]] = []
+        self.save_hyperparameters(
+            {
+                "model": model,
+                "loss": loss,
+                "optimizer": optimizer,
+                "scheduler": scheduler,
+                "validation": validation,
+                "seed": seed,
+            },
+            logger=False,
+        )
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W), as it comes to the device at a quarter of the bytes, to floats in [0, 1]."""
+        return image.to(self.dtype, memory_format=torch.channels_last) / 255
+
+    def draw_levels(self, size: int) -> Tensor:
+        """(size,) levels: one per picture, or one for all with level_sampling=batch (the paper's)."""
+        draws = 1 if self.hparams.loss["level_sampling"] == "batch" else size
+        return torch.randint(self.model.levels, (draws,), device=self.device).expand(size)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """mean_i w_i·(R_i + λ_i·D_i), R in bits per pixel, plus the loss of the prior's quantiles.
+
+        Levels and noise depend on nothing but the seed, the rank and the number of batches done, so that a resumed
+        run draws what the uninterrupted one draws, and ranks draw differently."""
+        batches_done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, batches_done))
+        x = self.pixels(batch.image)
+        level = self.draw_levels(len(x))
+        out = self.model(x, level.float())
+        bpp = out.bits / (x.shape[2] * x.shape[3])
+        losses = self.level_weight[level] * (bpp + self.level_lambda[level] * self.distortion(out.x_hat, x))
+        loss = losses.mean()
+        aux_loss = self.model.aux_loss()
+        with torch.no_grad():
+            decoded = mse(out.x_hat.clamp(0, 1), x)
+            self.log("train/loss", loss, prog_bar=True)
+            self.log("train/bpp", bpp.mean(), prog_bar=True)
+            self.log("train/psnr", psnr(decoded).mean(), prog_bar=True)
+            self.log("train/aux_loss", aux_loss)
+            # Reading which levels were drawn waits for the device, so only when the values are kept.
+            if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+                for s in level.unique().tolist():
+                    self.log(f"train/loss_level_{s}", losses[level == s].mean())
+        return loss + aux_loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """One optimiser with two groups, network and quantiles; the schedule is the network's alone."""
+        # A fused optimiser unscales float16 gradients itself, after clipping would have needed them unscaled.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer = build_optimizer(
+            self.hparams.optimizer, self.model.network_parameters(), self.model.quantile_parameters(), fused
+        )
+        scheduler = build_scheduler(self.hparams.scheduler, optimizer, self._run_length)
+        return {
+            "optimizer": optimizer,
+            # Lightning would step a plateau by stale values between validations; on_validation_epoch_end does it.
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False},
+        }
+
+    def _run_length(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConfigError(
+                f"scheduler={self.hparams.scheduler['name']} follows the length of the run: "
+                "set trainer.max_steps, trainer.max_epochs or scheduler.total_steps"
+            )
+        return int(steps)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the network's gradients alone: the quantiles' have another scale, and would take most of the norm."""
+        if not gradient_clip_val:
+            return
+        network = optimizer.param_groups[0]["params"]
+        if gradient_clip_algorithm == "value":
+            clip_grad_value_(network, gradient_clip_val)
+        else:
+            self.log("train/grad_norm", clip_grad_norm_(network, gradient_clip_val))
+
+    def on_validation_epoch_start(self) -> None:
+        self.curve.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add each image at each quality to the RD curve: the model's own rate, metrics on the 8-bit picture."""
+        x = self.pixels(batch.image)
+        for index, quality in enumerate(self.qualities):
+            out = self.model(x, quality)
+            bpp = out.bits / (x.shape[2] * x.shape[3])
+            decoded = (out.x_hat.float().clamp(0, 1) * 255).round() / 255
+            defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
+            similarity = ms_ssim(decoded, x) if defined else torch.full_like(bpp, torch.nan)
+            loss = torch.full_like(bpp, torch.nan)
+            if quality == int(quality):
+                s = int(quality)
+                loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
+            self.curve.update(index, bpp, psnr(mse(decoded, x)), similarity, loss)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the RD curve's points and val/loss, the mean of the training loss over images and levels."""
+        self.rd_points = points = self.curve.compute()
+        losses = [p["loss"] for p in points if p["quality"] == int(p["quality"])]
+        val_loss = sum(losses) / len(losses)
+        # Equal on all ranks already: the curve gathers its sums.
+        self.log("val/loss", val_loss, prog_bar=True)
+        for point in points:
+            for key in ("bpp", "psnr", "ms_ssim"):
+                if point[key] == point[key]:
+                    self.log(f"val/{key}_q{point['quality']:g}", point[key])
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and not self.trainer.sanity_checking:
+            scheduler.step(val_loss)
+
+
+def step_seed(seed: int, rank: int, batch: int) -> int:
+    """A 63-bit seed for torch's generators: a hash of the run's seed, the rank and the batch's number."""
+    return int(np.random.SeedSequence((seed, rank, batch)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _validation_qualities(qualities: list[float] | None, levels: int) -> list[float]:
+    if qualities is None:
+        return [q / 2 for q in range(2 * levels - 1)]
+    outside = [q for q in qualities if not 0 <= q <= levels - 1]
+    if outside:
+        raise ConfigError(f"validation.qualities: {outside[0]} is outside this model's range 0 to {levels - 1}")
+    # val/loss is the mean over the levels, so they are always among them.
+    return sorted({float(q) for q in qualities} | {float(s) for s in range(levels)})

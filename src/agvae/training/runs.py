@@ -1,0 +1,67 @@
+"""Run directories: where a run writes, and how a later one finds it again."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from agvae.errors import ConfigError
+
+CHECKPOINTS = "checkpoints"
+LAST = Path(CHECKPOINTS) / "last.ckpt"
+
+
+def run_directory(ckpt_path: str | None, new: str) -> str:
+    """The directory of a run: `new`, or that of the run which `ckpt_path` resumes.
+
+    A checkpoint in RUN/checkpoints resumes RUN; `last` resumes the newest run beside `new`. The configuration
+    knows this as `${run_directory:…}`, since Hydra makes the directory before it calls any code of ours."""
+    if ckpt_path is None:
+        return new
+    if ckpt_path == "last":
+        found = sorted(Path(new).parent.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+        return str(found[-1].parents[1]) if found else new
+    path = Path(ckpt_path)
+    return str(path.parents[1]) if path.is_file() and path.parent.name == CHECKPOINTS else new
+
+
+OmegaConf.register_new_resolver("run_directory", run_directory, use_cache=True)
+
+
+def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Path and content of the checkpoint that `ckpt_path` means: a file, or with `last` the last one of `run_dir`.
+
+    (None, {}) for None. Raises ConfigError if it is missing or no checkpoint."""
+    if ckpt_path is None:
+        return None, {}
+    path = run_dir / LAST if ckpt_path == "last" else Path(ckpt_path)
+    if not path.is_file():
+        what = "there is no run with a checkpoint" if ckpt_path == "last" else "there is no such file"
+        raise ConfigError(f"ckpt_path={ckpt_path}: {what}; give the path of a checkpoint, or leave ckpt_path out")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content["hyper_parameters"], content["loops"]
+    except Exception as error:  # whatever a file that is none makes torch raise
+        raise ConfigError(f"ckpt_path={path} is not a training checkpoint of this program") from error
+    return path, content
+
+
+def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps: int) -> None:
+    """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take."""
+    saved, wanted = _flat(checkpoint["hyper_parameters"]["model"]), _flat(model)
+    different = [f"model.{key}={saved.get(key)}" for key in saved | wanted if saved.get(key) != wanted.get(key)]
+    if different:
+        raise ConfigError(f"the checkpoint's model has {' '.join(different)}: resume with the options it began with")
+    if 0 <= max_steps <= checkpoint["global_step"]:
+        raise ConfigError(
+            f"the checkpoint is of step {checkpoint['global_step']}, and trainer.max_steps={max_steps}: set it higher"
+        )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

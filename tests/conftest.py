@@ -1,0 +1,52 @@
+"""Fixtures that all tests share: a photo, and a model small enough to run everywhere."""
+
+import copy
+from importlib import resources
+
+import pytest
+import torch
+from PIL import Image
+
+from agvae.models import AGVAE
+
+TINY = {
+    "transforms": {"name": "minnen2018", "N": 8, "M": 12},
+    "gain": {"name": "hcvr", "levels": 3},
+    "entropy": {"name": "asymmetric", "form": "half_mass"},
+    "context": {"name": "none"},
+    "quantizer": {"name": "universal"},
+}
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A real colour photograph, 512×512."""
+    with resources.files("skimage.data").joinpath("astronaut.png").open("rb") as file:
+        return Image.open(file).convert("RGB")
+
+
+@pytest.fixture
+def tiny_config() -> dict:
+    """Configuration of a model that runs in milliseconds."""
+    return copy.deepcopy(TINY)
+
+
+def lively_model(config: dict, seed: int = 0) -> AGVAE:
+    """A model with random weights whose symbols and scales spread as a trained one's do, in eval mode."""
+    torch.manual_seed(seed)
+    model = AGVAE.from_config(config)
+    model.initialise_gains([4.0**level for level in range(model.levels)])
+    with torch.no_grad():
+        *_, last = (layer for layer in model.g_a.modules() if isinstance(layer, torch.nn.Conv2d))
+        last.weight *= 10
+        # A fresh network gives scales around 0, all at their lower bound.
+        final = model.h_s[-1] if config["context"]["name"] == "none" else model.context.head[-1]
+        scales = final.bias[: -model.M]
+        scales.copy_(torch.empty_like(scales).uniform_(-0.5, 1.5).exp())
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_model(tiny_config) -> AGVAE:
+    """A tiny lively model."""
+    return lively_model(tiny_config)
