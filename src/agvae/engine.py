@@ -74,6 +74,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     console.print(evaluation.curve_table(ours, title))
     if rates:
         console.print(evaluation.bd_rate_table(ours.name, rates))
+        console.print("\n".join(evaluation.bd_rate_notes(rates)), soft_wrap=True, highlight=False)
     console.print(f"results, tables and plots: {output}", soft_wrap=True, highlight=False)
     return summary
 
@@ -189,7 +190,7 @@ def train(cfg: DictConfig) -> Any:
             best = folder / ("best.ckpt" if "best.ckpt" in kept else "last.ckpt")
             say(f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}")
             say(f"logs:       {', '.join(_log_places(run_dir))}")
-            say("go on with: python train.py … ckpt_path=last")
+            say(f"go on with: {_resume_command(folder / 'last.ckpt')}")
             say(f"            python evaluate.py checkpoint={best}")
             say(f"            agvae export {best} model.safetensors")
     return trainer
@@ -205,6 +206,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",  # patches come from memory
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
+        ".*sync_dist=True.*",  # the RD curve is gathered over ranks before it is logged
         ".*litlogger.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -213,6 +215,14 @@ def _quiet() -> None:
 def _model_name(config: dict[str, Any]) -> str:
     model = config["model"]
     return ", ".join(f"{part} {choice['name']}" for part, choice in model.items())
+
+
+def _resume_command(last: Path) -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    kept = [override for override in given if not override.startswith("ckpt_path=")]
+    return " ".join(["python train.py", *kept, f"ckpt_path={last}"])
 
 
 def _log_places(run_dir: Path) -> list[str]:

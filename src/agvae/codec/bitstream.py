@@ -63,9 +63,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     if not width or not height:
         raise BitstreamError(f"the header gives a size of {width}×{height}")
     if len(data) - position != length:
-        raise BitstreamError(
-            f"the header announces a stream of {length} bytes, the file holds {len(data) - position}"
-        )
+        raise BitstreamError(f"the header announces a stream of {length} bytes, the file holds {len(data) - position}")
     return Header(data[5:9], width, height, quality), data[position:]
 
 

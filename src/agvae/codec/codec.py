@@ -85,9 +85,7 @@ class Codec:
         z_symbols, psi, y_bar = self._hyper(latent, fixed)
         encoder.push_z(_integers(z_symbols).reshape(z_symbols.shape[1], -1))
         self._model.encode(y_bar, psi, push)
-        return bitstream.pack(
-            Header(self.fingerprint, latent.width, latent.height, fixed), encoder.finish()
-        )
+        return bitstream.pack(Header(self.fingerprint, latent.width, latent.height, fixed), encoder.finish())
 
     @torch.inference_mode()
     def decompress(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -89,9 +89,7 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         config = checkpoint["hyper_parameters"]["model"]
         weights = checkpoint.get("ema") or {
-            name.removeprefix("model."): w
-            for name, w in checkpoint["state_dict"].items()
-            if name.startswith("model.")
+            name.removeprefix("model."): w for name, w in checkpoint["state_dict"].items() if name.startswith("model.")
         }
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None

@@ -161,8 +161,7 @@ class Patches(Dataset):
 
 
 class Pictures(Dataset):
-    """Whole images as (3, H, W), cropped around their centre to multiples of 64 and at most `limit` on a
-    side.
+    """Images as (3, H, W), cropped around the centre to multiples of 64, at most `limit` on a side.
 
     Decoded once, when this is made; what cannot be read or is below 64 on a side is left out. Of `paths`,
     `count` are taken, spread evenly over them. Files that were left out are in `skipped`, each with the

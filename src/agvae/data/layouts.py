@@ -50,7 +50,7 @@ def list_images(root: str | Path) -> list[Path]:
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        subfolders[:] = [] if real in seen else [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if name[0] != ".")
         if real not in seen:
             seen.add(real)
             images = (name for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)

@@ -54,9 +54,7 @@ class Encoder:
 
     def push_z(self, symbols: np.ndarray):
         """Append symbols of z, (C, n) int32, centred on the medians; raises ValueError past ±2^24."""
-        symbols = _checked_symbols(symbols, 2)
-        if len(symbols) != len(self._tables.z_offset):
-            raise ValueError(f"{len(symbols)} channels of z, where the tables have {len(self._tables.z_offset)}")
+        symbols = _checked_z(self._tables, symbols)
         self._checksum = _crc32(symbols, self._checksum)
         for channel, row in enumerate(symbols):
             self._segments.append((row.copy(), channel))
@@ -139,7 +137,7 @@ class Decoder:
 
 def cost_z(tables: Tables, symbols: np.ndarray) -> float:
     """Bits that symbols of z, (C, n) int32, cost under the integer tables."""
-    return _cost_z(_checked_symbols(symbols, 2), *_z_arrays(tables))
+    return _cost_z(_checked_z(tables, symbols), *_z_arrays(tables))
 
 
 def cost_y(tables: Tables, symbols: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
@@ -179,6 +177,13 @@ def _checked_symbols(symbols: np.ndarray, ndim: int) -> np.ndarray:
     if symbols.size and (symbols.min() <= -SYMBOL_LIMIT or symbols.max() >= SYMBOL_LIMIT):
         raise ValueError(f"a symbol lies past ±{SYMBOL_LIMIT}")
     return np.ascontiguousarray(symbols)
+
+
+def _checked_z(tables: Tables, symbols: np.ndarray) -> np.ndarray:
+    symbols = _checked_symbols(symbols, 2)
+    if len(symbols) != len(tables.z_offset):
+        raise ValueError(f"{len(symbols)} channels of z, where the tables have {len(tables.z_offset)}")
+    return symbols
 
 
 def _checked_indices(tables: Tables, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -164,7 +164,7 @@ def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
     """Integer frequencies ≥ 1 with the sum 2^16 that cost few bits more than each row of `pmf` (…, n), int64.
 
     Starts a little low, then gives the units left to the entries where one more saves most bits, at most one per entry
-    and half of what is left at a time.
+    and an eighth of what is left at a time.
     """
     pmf = np.asarray(pmf, dtype=np.float64)
     n = pmf.shape[-1]
@@ -176,7 +176,7 @@ def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
     while (left := TOTAL - freq.sum(-1, keepdims=True)).any():
         gain = pmf * np.log2((freq + 1) / freq)
         rank = np.argsort(np.argsort(-gain, axis=-1, kind="stable"), axis=-1)
-        freq += rank < (left + 1) // 2
+        freq += rank < (left + 7) // 8
     return freq.reshape(shape)
 
 

@@ -5,7 +5,7 @@ from agvae.evaluation.metrics import ms_ssim, ms_ssim_db, psnr
 from agvae.evaluation.rd import METRICS, BDRate, Curve, bd_rate, quality_db, read_curve, slug, write_curve
 from agvae.evaluation.reference import KODAK_IMAGES, background_curves, published_curves
 from agvae.evaluation.runner import Evaluation, ModelCodec, evaluate_codecs
-from agvae.evaluation.summary import bd_rate_table, bd_rates, curve_table
+from agvae.evaluation.summary import bd_rate_notes, bd_rate_table, bd_rates, curve_table
 
 __all__ = [
     "CLASSICAL_CODECS",
@@ -17,6 +17,7 @@ __all__ = [
     "ModelCodec",
     "background_curves",
     "bd_rate",
+    "bd_rate_notes",
     "bd_rate_table",
     "bd_rates",
     "curve_table",

@@ -165,13 +165,13 @@ def _rising_points(curve: Curve, metric: str) -> tuple[np.ndarray, np.ndarray]:
         if math.isfinite(rate) and math.isfinite(db)
     }
     if len(points) < 2:
-        raise ValueError(f"{curve.name} has {len(points)} points with {metric}, and a curve needs two")
+        raise ValueError(f"{curve.name} has {len(points)} points, and a curve needs two")
     rate, db = np.array(sorted(points)).T
     falls = np.flatnonzero((np.diff(db) <= 0) | (np.diff(rate) <= 0))
     if falls.size:
         i = falls[0]
         raise ValueError(
             f"{curve.name} does not rise: {rate[i]:.4f} bpp gives {db[i]:.3f} dB "
-            f"and {rate[i + 1]:.4f} bpp gives {db[i + 1]:.3f} dB in {metric}"
+            f"but {rate[i + 1]:.4f} bpp {db[i + 1]:.3f} dB"
         )
     return rate, db

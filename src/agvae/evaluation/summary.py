@@ -58,21 +58,10 @@ def curve_table(curve: Curve, title: str):
 
 
 def bd_rate_table(name: str, rates: dict[str, dict[str, Any]]):
-    """A `rich` table of `bd_rates`, one line per anchor; a dash where there is none, and why below."""
+    """A `rich` table of `bd_rates`, one line per anchor; a dash where there is none (`bd_rate_notes` says why)."""
     from rich.table import Table
 
-    reasons = [
-        f"{anchor}, {metric}: {rate[metric]['reason']}"
-        for anchor, rate in rates.items()
-        for metric in METRICS
-        if rate[metric]["reason"]
-    ]
-    table = Table(
-        title=f"BD-rate of {name} (negative: fewer bits)",
-        title_justify="left",
-        caption="\n".join(reasons) or None,
-        caption_justify="left",
-    )
+    table = Table(title=f"BD-rate of {name} (negative: fewer bits)", title_justify="left")
     table.add_column("anchor")
     table.add_column("source")
     for metric in METRICS:
@@ -81,3 +70,13 @@ def bd_rate_table(name: str, rates: dict[str, dict[str, Any]]):
         cells = ("–" if rate[metric]["reason"] else f"{rate[metric]['percent']:+.1f} %" for metric in METRICS)
         table.add_row(anchor, rate["source"], *cells)
     return table
+
+
+def bd_rate_notes(rates: dict[str, dict[str, Any]]) -> list[str]:
+    """Why BD-rates of `bd_rates` are missing, one line per reason with the anchors that it concerns."""
+    anchors: dict[str, list[str]] = {}
+    for anchor, rate in rates.items():
+        for metric in METRICS:
+            if reason := rate[metric]["reason"]:
+                anchors.setdefault(f"no BD-rate in {metric}, {reason}", []).append(anchor)
+    return [f"{reason} (against {', '.join(names)})" for reason, names in anchors.items()]

@@ -1,9 +1,9 @@
 """The AG-VAE model: asymmetric gained deep image compression (Cui et al., CVPR 2021).
 
-    x ─► g_a ─► y ─►×m(q)─► ȳ ─┬─► round(ȳ−μ) ─► symbols ─► bits        ŷ = symbols + μ ─►×m′(q)─► g_s ─► x̂
-                               │        ▲ μ, σ_l, σ_r
-                               │        └── entropy parameters ◄── h_s ◄─×h′(q)─ ẑ ◄─ round ◄─×h(q)─ z
-                               └─► h_a ─► z            ▲ context(ŷ already decoded)
+x ─► g_a ─► y ─►×m(q)─► ȳ ─┬─► round(ȳ−μ) ─► symbols ─► bits        ŷ = symbols + μ ─►×m′(q)─► g_s ─► x̂
+                           │        ▲ μ, σ_l, σ_r
+                           │        └── entropy parameters ◄── h_s ◄─×h′(q)─ ẑ ◄─ round ◄─×h(q)─ z
+                           └─► h_a ─► z            ▲ context(ŷ already decoded)
 """
 
 import copy

@@ -119,9 +119,7 @@ class SpatialContext(ContextModel):
         hidden = 8 * M // 3
         self.from_hyper = nn.Linear(2 * M, hidden)
         self.from_context = nn.Linear(2 * M, hidden, bias=False)
-        self.head = nn.Sequential(
-            nn.LeakyReLU(), nn.Linear(hidden, 2 * M), nn.LeakyReLU(), nn.Linear(2 * M, K * M)
-        )
+        self.head = nn.Sequential(nn.LeakyReLU(), nn.Linear(hidden, 2 * M), nn.LeakyReLU(), nn.Linear(2 * M, K * M))
 
     def _convolutions(self, index: int) -> list[TapConv]:
         """The convolutions of ŷ that pass `index` reads side by side; their taps are prefixes of its own."""

@@ -60,16 +60,12 @@ def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv
 
 def deconv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
     """Transposed convolution that multiplies height and width by `stride`."""
-    return nn.ConvTranspose2d(
-        inputs, outputs, kernel, stride, padding=kernel // 2, output_padding=stride - 1
-    )
+    return nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
 
 
 def subpixel(inputs: int, outputs: int, kernel: int = 3, factor: int = 2) -> nn.Sequential:
     """Convolution and pixel shuffle that multiply height and width by `factor` (Shi et al. 2016)."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs * factor**2, kernel, padding=kernel // 2), nn.PixelShuffle(factor)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs * factor**2, kernel, padding=kernel // 2), nn.PixelShuffle(factor))
 
 
 def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:

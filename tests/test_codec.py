@@ -1,0 +1,233 @@
+"""Properties of the codec: real bytes that give the model's own picture back, at every quality and size."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import lively_model
+from PIL import Image
+
+from agvae.codec import BitstreamError, Codec, ModelError, bitstream, model_file
+from agvae.models.context import CONTEXTS
+
+CONTEXT_NAMES = sorted(CONTEXTS)
+GAINS = [("none", 1), ("cvr", 3), ("hcvr", 3)]
+SIZES = [(1, 1), (65, 257), (17, 400)]
+
+
+def make_codec(config, context="none", gain=("hcvr", 3), entropy="half_mass"):
+    config["context"]["name"] = context
+    config["gain"] = dict(zip(("name", "levels"), gain, strict=True))
+    config["entropy"] = {"name": "symmetric"} if entropy == "symmetric" else {"name": "asymmetric", "form": entropy}
+    model = lively_model(config)
+    return Codec(model_file.from_model(model)), model
+
+
+@pytest.fixture
+def codec(tiny_model):
+    return Codec(model_file.from_model(tiny_model))
+
+
+def own_picture(model, image, quality):
+    """The model's evaluation pass on the picture, padded and cropped as the codec does."""
+    x = np.array(image)
+    pad = [(0, -x.shape[0] % 64), (0, -x.shape[1] % 64), (0, 0)]
+    padded = torch.from_numpy(np.pad(x, pad, mode="edge")).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        out = model(padded, quality)
+    x_hat = out.x_hat.clamp(0, 1).mul(255).round()[0].permute(1, 2, 0).numpy()
+    return x_hat[: x.shape[0], : x.shape[1]], out.bits.item()
+
+
+@pytest.mark.parametrize("context", CONTEXT_NAMES)
+@pytest.mark.parametrize("gain", GAINS, ids=lambda g: g[0])
+@pytest.mark.parametrize("entropy", ["symmetric", "half_mass", "two_piece"])
+def test_decoding_gives_the_models_own_picture_at_its_own_rate(tiny_config, photo, context, gain, entropy):
+    codec, model = make_codec(tiny_config, context, gain, entropy)
+    for size, quality in zip(SIZES, (0, (gain[1] - 1) / 3, gain[1] - 1), strict=True):
+        quality = round(quality * 1024) / 1024
+        image = photo.crop((100, 100, 100 + size[0], 100 + size[1]))
+        data = codec.compress(image, quality=quality)
+        expected, bits = own_picture(model, image, quality)
+        decoded = np.array(codec.decompress(data)).astype(float)
+        # Where sums are rounded in another order a pixel on the edge may take the other side.
+        assert np.abs(decoded - expected).max() <= 1
+        assert (decoded != expected).mean() < 1e-3
+        assert codec.estimate(image, quality=quality) == pytest.approx(bits, rel=1e-3)
+        assert 8 * len(data) >= bits
+        assert len(data) <= 1.01 * bits / 8 + bitstream.HEADER_MAX
+
+
+def test_every_quality_is_coded_as_the_stream_says(codec, photo):
+    """A quality between two fixed-point steps gives the bytes and the picture of the step."""
+    image = photo.crop((0, 0, 130, 70))
+    for quality in (0.3, 1.23456789, 1.99999):
+        data = codec.compress(image, quality=quality)
+        stored = bitstream.unpack(data)[0].quality / 1024
+        assert abs(stored - quality) <= 0.5 / 1024
+        assert data == codec.compress(image, quality=stored)
+        assert codec.decompress(data).size == image.size
+
+
+def test_rate_and_estimate_grow_with_quality(codec, photo):
+    latent = codec.analyze(photo)
+    sizes = [len(codec.compress(latent, quality=q)) for q in (0, 0.5, 1, 1.5, 2)]
+    assert sizes == sorted(set(sizes))
+    assert [codec.estimate(latent, quality=q) for q in (0, 2)] == sorted(
+        codec.estimate(latent, quality=q) for q in (0, 2)
+    )
+
+
+def test_pictures_arrays_tensors_and_latents_give_the_same_bytes(codec, photo):
+    image = photo.crop((0, 0, 100, 90))
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    forms = (image, array, tensor, codec.analyze(image))
+    assert len({codec.compress(form, quality=1) for form in forms}) == 1
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        torch.zeros(4, 4, 3),
+        torch.full((3, 4, 4), 1.5),
+        torch.zeros(3, 4, 4, dtype=torch.int32),
+        "photo.png",
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_is_refused(codec, image):
+    with pytest.raises(ValueError, match=r"array|tensor|image"):
+        codec.compress(image, quality=0)
+
+
+@pytest.mark.parametrize("quality", [-0.1, 2.1, float("nan")])
+def test_quality_out_of_range_is_refused(codec, photo, quality):
+    with pytest.raises(ValueError, match="range 0 to 2"):
+        codec.compress(photo, quality=quality)
+
+
+def test_header_is_small_even_for_the_largest_picture():
+    header = bitstream.Header(b"abcd", 2**20, 2**20, 64 * 1024)
+    data = bitstream.pack(header, b"x" * 2**22)
+    assert len(data) - 2**22 <= bitstream.HEADER_MAX
+    assert bitstream.unpack(data) == (header, b"x" * 2**22)
+
+
+def test_damaged_data_is_an_error_and_never_a_picture(codec, photo):
+    data = codec.compress(photo.crop((0, 0, 64, 64)), quality=1)
+    for cut in range(len(data)):
+        with pytest.raises(BitstreamError):
+            codec.decompress(data[:cut])
+    with pytest.raises(BitstreamError):
+        codec.decompress(data + b"\0")
+    generator = np.random.default_rng(0)
+    for position in [*range(12), *generator.integers(12, len(data), 60)]:
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << generator.integers(8)
+        try:
+            codec.decompress(bytes(damaged), max_pixels=2**16)
+        except BitstreamError:
+            continue
+        # A size or quality that decodes to the same symbols is the header's to change.
+        assert 9 <= position < 15
+
+
+def test_another_models_file_is_refused(tiny_config, photo):
+    ours = Codec(model_file.from_model(lively_model(tiny_config, seed=0)))
+    theirs = Codec(model_file.from_model(lively_model(tiny_config, seed=1)))
+    with pytest.raises(BitstreamError, match="made by the model"):
+        ours.decompress(theirs.compress(photo.crop((0, 0, 64, 64)), quality=1))
+
+
+def test_too_many_pixels_are_refused_before_anything_is_decoded(codec):
+    data = bitstream.pack(bitstream.Header(codec.fingerprint, 2**31, 2**31, 0), b"\0" * 10)
+    with pytest.raises(BitstreamError, match="pixels"):
+        codec.decompress(data)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_saved_model_codes_the_same_bytes(tiny_model, photo, tmp_path, half):
+    path = tmp_path / "model.safetensors"
+    model = model_file.from_model(tiny_model, half=half)
+    model.save(path)
+    saved, kept = Codec.load(path), Codec(model)
+    assert saved.fingerprint == kept.fingerprint
+    assert saved.name == "model"
+    image = photo.crop((0, 0, 150, 100))
+    data = kept.compress(image, quality=1.5)
+    assert saved.compress(image, quality=1.5) == data
+    assert saved.decompress(data).tobytes() == kept.decompress(data).tobytes()
+
+
+def test_tables_stay_small(codec):
+    assert codec._tables.nbytes < 8e6
+
+
+def rewrite(source, target, change):
+    """Copy a model file with its tensors and metadata passed through `change`."""
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads(file.metadata()["agvae"])
+    change(tensors, metadata)
+    save_file(tensors, target, {"agvae": json.dumps(metadata)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t, m: m["model"]["transforms"].update(N=10**9),
+        lambda t, m: m["model"]["transforms"].update(N=16),
+        lambda t, m: m["model"]["transforms"].update(name="os.system"),
+        lambda t, m: m["model"].update(extra={}),
+        lambda t, m: m.update(format=2),
+        lambda t, m: m.update(model=[]),
+        lambda t, m: t.pop("model.prior.quantiles"),
+        lambda t, m: t.update({"model.extra": torch.zeros(1)}),
+        lambda t, m: t.pop("tables.sign"),
+        lambda t, m: t.update({"tables.sign": t["tables.sign"] * 0}),
+        lambda t, m: t.update({"tables.z_offset": t["tables.z_offset"][1:].clone()}),
+    ],
+)
+def test_unsound_model_files_are_refused(tiny_model, tmp_path, change):
+    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    model_file.from_model(tiny_model).save(good)
+    rewrite(good, bad, change)
+    with pytest.raises(ModelError, match=r"bad\.safetensors"):
+        model_file.load(bad)
+
+
+def test_files_that_are_no_models_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for content in (b"", b"hello", b"\xff" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="not a model file"):
+            model_file.load(path)
+        with pytest.raises(ModelError, match="not a training checkpoint"):
+            model_file.from_checkpoint(path)
+    for read in (model_file.load, model_file.from_checkpoint):
+        with pytest.raises(ModelError, match=r"nowhere"):
+            read(tmp_path / "nowhere.safetensors")
+
+
+def test_pictures_of_every_mode_are_taken(codec):
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"):
+        image = Image.new(mode, (70, 20))
+        assert codec.decompress(codec.compress(image, quality=1)).size == (70, 20)
+
+
+def test_upright_by_exif(codec, photo):
+    image, file = photo.crop((0, 0, 80, 40)), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(file, "PNG", exif=exif)
+    assert codec.decompress(codec.compress(Image.open(file), quality=1)).size == (40, 80)
