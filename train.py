@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 import agvae.training.runs  # noqa: F401  makes ${run_directory:…} known to the configuration
 from agvae.engine import train
-from agvae.errors import exit_on_error
+from agvae.errors import exit_on_error, run_hydra
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -14,4 +14,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_hydra(main)

@@ -76,7 +76,7 @@ def configure(tmp_path, pictures):
 
     def compose_config(*overrides):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            where = [f"output_dir={tmp_path / 'run'}", "data=folder", f"data.root={pictures}"]
+            where = [f"run_dir={tmp_path / 'run'}", "data=folder", f"data.root={pictures}"]
             return compose("evaluate", [*where, "checkpoint=fake.ckpt", *overrides])
 
     return compose_config

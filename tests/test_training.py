@@ -463,8 +463,9 @@ def test_the_command_logs_to_wandb_offline_and_resumes_in_its_run_directory(tmp_
     assert "Traceback" not in again.stderr
 
 
-def test_a_wrong_choice_ends_the_command_with_status_2_and_one_line(tmp_path):
-    done = run_train("loss=msssim", "data.patch_size=128", cwd=tmp_path)
+@pytest.mark.parametrize("wrong", ["loss=msssim data.patch_size=128", "loss=l1", "data.patchsize=64", "loss="])
+def test_a_wrong_choice_ends_the_command_with_status_2_and_one_line(tmp_path, wrong):
+    done = run_train(*wrong.split(), cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Run a model and other codecs over a data set; curves, rows, plots and BD-rates go to cfg.output_dir.
+    """Run a model and other codecs over a data set; curves, rows, plots and BD-rates go to cfg.run_dir.
 
     `cfg` is conf/evaluate.yaml. Returns what summary.json holds. Raises ConfigError for a choice that cannot
     work, and DataError for a model or images that cannot be used.
@@ -35,7 +35,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         reasons = [f"{path}: {reason}" for path, reason in measured.skipped.items()]
         raise DataError("no image was evaluated" + (f"; {reasons[0]}" if reasons else ": interrupted"))
 
-    output = Path(cfg.output_dir)
+    output = Path(cfg.run_dir)
     results = output / "results" / evaluation.slug(dataset)
     results.mkdir(parents=True, exist_ok=True)
     curves = measured.curves()
@@ -142,6 +142,8 @@ def train(cfg: DictConfig) -> Any:
     say = rank_zero_only(print)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     run_dir = Path(cfg.run_dir)
+    if run_dir.is_relative_to(Path.cwd()):
+        run_dir = run_dir.relative_to(Path.cwd())
     (run_dir / runs.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
 
     for key in ("patch_size", "val_crop"):
@@ -218,11 +220,13 @@ def _model_name(config: dict[str, Any]) -> str:
 
 
 def _resume_command(last: Path) -> str:
+    import shlex
+
     from hydra.core.hydra_config import HydraConfig
 
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [override for override in given if not override.startswith("ckpt_path=")]
-    return " ".join(["python train.py", *kept, f"ckpt_path={last}"])
+    return shlex.join(["python", "train.py", *kept, f"ckpt_path={last}"])
 
 
 def _log_places(run_dir: Path) -> list[str]:

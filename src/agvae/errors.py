@@ -1,5 +1,6 @@
 """Errors that a user can put right, and how they end a command: one line on standard error, no traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,3 +21,17 @@ def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def run_hydra(main: Callable[[], Any]) -> None:
+    """Run a Hydra entry point; an override that does not fit the configuration ends it with status 2, in one line."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over several lines
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
+        print(f"error: {' '.join(line for line in lines if line)}", file=sys.stderr)
+        sys.exit(2)

@@ -30,16 +30,7 @@ def curve_table(curve: Curve, title: str):
     from rich.table import Table
 
     table = Table(title=f"{curve.name} on {title}", title_justify="left")
-    for heading in (
-        "quality",
-        "bpp",
-        "estimated",
-        "PSNR (dB)",
-        "MS-SSIM",
-        "(dB)",
-        "encoding (s)",
-        "decoding (s)",
-    ):
+    for heading in ("quality", "bpp", "estimate", "PSNR dB", "MS-SSIM", "in dB", "enc. s", "dec. s"):
         table.add_column(heading, justify="right")
     results = curve.results
     for i, quality in enumerate(results["quality"]):

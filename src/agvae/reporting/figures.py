@@ -23,9 +23,7 @@ _PUBLISHED = ("#3f4750", "#7d8791", "#a9773f", "#5b7fa6", "#7f9a63", "#9a7fa6", 
 _DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
-def rd_figure(
-    curves: Sequence[Curve], metric: str, published: Sequence[Curve] = (), title: str = ""
-) -> Figure:
+def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] = (), title: str = "") -> Figure:
     """A rate-distortion plot of `metric` ("psnr-rgb" or "ms-ssim-rgb", the latter in dB) over bits per pixel.
 
     An agvae model (`Curve.is_ours`) is on top, with dots at its trained levels; the line between them is the
@@ -49,8 +47,7 @@ def rd_figure(
         for curve, color, dash in zip(published, cycle(_PUBLISHED), cycle(_DASHES), strict=False)
     ]
     beside = [
-        _draw(axes, curve, metric, color, linewidth=1.7)
-        for curve, color in zip(others, cycle(_MEASURED), strict=False)
+        _draw(axes, curve, metric, color, linewidth=1.7) for curve, color in zip(others, cycle(_MEASURED), strict=False)
     ]
     front = [
         _draw(axes, curve, metric, color, linewidth=2.6, marker="o", markersize=6.5)
@@ -86,9 +83,7 @@ def rd_figure(
     entries = [_heading("this run"), *front, *beside]
     if behind:
         entries += [_heading(""), _heading("published"), *behind]
-    legend = figure.legend(
-        handles=entries, loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK
-    )
+    legend = figure.legend(handles=entries, loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
     for entry, text in zip(entries, legend.get_texts(), strict=True):
         if entry.get_linestyle() == "None":
             text.set_fontweight("bold")
@@ -111,9 +106,7 @@ def _heading(text: str):
 
 def _draw(axes, curve: Curve, metric: str, color: str, **style):
     rate, db, trained = _points(curve, metric)
-    return axes.plot(
-        rate, db, label=curve.name, color=color, markevery=np.flatnonzero(trained).tolist(), **style
-    )[0]
+    return axes.plot(rate, db, label=curve.name, color=color, markevery=np.flatnonzero(trained).tolist(), **style)[0]
 
 
 def _heights(curves: Sequence[Curve], metric: str, rate: float) -> list[float]:

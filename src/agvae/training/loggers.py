@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,7 +22,7 @@ def wandb_logger(run_dir: str, **options: Any) -> WandbLogger:
     if mode in ("online", "run") and not logged_in():
         mode = "offline"
     id_file = Path(run_dir) / "wandb_id.txt"
-    run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
     if rank_zero_only.rank == 0:
         id_file.write_text(run_id + "\n")
     settings = wandb.Settings(console="off", quiet=True)
