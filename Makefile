@@ -20,8 +20,24 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 setup: $(VENV)/.ready
 
+QUICK := outputs/quickstart
+
 quickstart: setup
-	$(BIN)/python -m agvae.quickstart
+	rm -rf $(QUICK)
+	$(BIN)/python train.py experiment=quickstart hydra.run.dir=$(QUICK)/train
+	$(BIN)/agvae export $(QUICK)/train/checkpoints/best.ckpt $(QUICK)/model.safetensors
+	$(BIN)/python evaluate.py checkpoint=$(QUICK)/model.safetensors codecs=[jpeg] hydra.run.dir=$(QUICK)/evaluation
+	photo=$$($(BIN)/python -c "from importlib.resources import files; print(files('skimage.data') / 'coffee.png')") && \
+	for quality in 1.5 3.25; do \
+		$(BIN)/agvae compress $$photo $(QUICK)/coffee_$$quality.agv --quality $$quality --model $(QUICK)/model.safetensors && \
+		$(BIN)/agvae decompress $(QUICK)/coffee_$$quality.agv $(QUICK)/coffee_$$quality.png --model $(QUICK)/model.safetensors \
+		|| exit 1; \
+	done
+	@echo
+	@echo "The model:                     $(QUICK)/model.safetensors"
+	@echo "Its training, logs and curves: $(QUICK)/train"
+	@echo "RD plots beside JPEG:          $(QUICK)/evaluation/rd_psnr.png and rd_ms_ssim.png"
+	@echo "A photo at two rates:          $(QUICK)/coffee_1.5.png and coffee_3.25.png, with their .agv files"
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal

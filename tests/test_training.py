@@ -372,6 +372,8 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
         (["validation.qualities=[6]"], "quality|qualities"),
         (["model.entropy.form=split"], "split"),
         (["optimizer.name=lion"], "adamw"),
+        (["data=folder"], "data.root"),
+        (["data.patch_size=100"], "multiple of 64"),
         (["scheduler=cosine", "trainer.max_steps=-1", "trainer.max_time=00:00:00:01"], "total_steps"),
         (["ckpt_path=last"], "no run"),
         (["ckpt_path=nowhere.ckpt"], "nowhere"),

@@ -157,7 +157,10 @@ def train(cfg: DictConfig) -> Any:
     if checkpoint:
         runs.check_resumable(checkpoint, config["model"], cfg.trainer.max_steps)
 
-    data = ImageDataModule.from_config(config["data"], seed=cfg.seed)
+    try:
+        data = ImageDataModule.from_config(config["data"], seed=cfg.seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     data.setup()
     # The same weights on every rank; what is drawn in training differs by rank.
     seed_everything(cfg.seed, verbose=False)

@@ -19,6 +19,7 @@ from torch import Tensor
 from agvae.entropy.tables import Tables, build_tables
 from agvae.files import write_atomically
 from agvae.models import AGVAE
+from agvae.models.exact import InexactError, exact
 
 FORMAT = 1
 MODELS_FOLDER = Path(__file__).parents[1] / "weights"
@@ -51,11 +52,8 @@ class ModelFile:
         return digest.digest()[:4]
 
     def build(self, device: str | torch.device = "cpu") -> AGVAE:
-        """The model in evaluation mode, float32, in the memory format that convolutions like best."""
-        with torch.device("meta"):
-            model = AGVAE.from_config(self.config)
-        model.load_state_dict({name: w.float() for name, w in self.weights.items()}, assign=True)
-        return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+        """The model in exact arithmetic, in evaluation mode and the memory format that convolutions like best."""
+        return exact(_assemble(self.config, self.weights)).to(device, memory_format=torch.channels_last)
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
@@ -70,15 +68,28 @@ class ModelFile:
 
 
 def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = False) -> ModelFile:
-    """A trained model made ready to code: its tables are built here. `half` stores the weights as float16."""
+    """A trained model made ready to code: its tables are built here. `half` stores the weights as float16.
+
+    Raises ModelError for weights that are not finite or that exact arithmetic cannot hold."""
     dtype = torch.float16 if half else torch.float32
     weights = {name: w.detach().cpu().to(dtype) for name, w in model.state_dict().items()}
     if not all(w.isfinite().all() for w in weights.values()):
         raise ModelError("the weights hold values that are not finite, or too large for float16")
-    # The prior as the file will hold it.
-    model.load_state_dict({name: w.float() for name, w in weights.items()})
+    stored = _assemble(model.config, weights)
+    try:
+        exact(stored)
+    except InexactError as error:
+        raise ModelError(str(error)) from error
     form = "symmetric" if model.symmetric else model.form
-    return ModelFile(model.config, weights, build_tables(form, *model.prior.pmf()), info or {})
+    return ModelFile(model.config, weights, build_tables(form, *stored.prior.pmf()), info or {})
+
+
+def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> AGVAE:
+    # On "meta" nothing is drawn or allocated that the weights would overwrite.
+    with torch.device("meta"):
+        model = AGVAE.from_config(config)
+    model.load_state_dict({name: w.float() for name, w in weights.items()}, assign=True)
+    return model.eval()
 
 
 def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:

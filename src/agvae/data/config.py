@@ -5,14 +5,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from agvae.errors import DataError
+
 STRIDE = 64
 """Height and width of what the model takes are multiples of this."""
 
 Layout = Literal["sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick"]
-
-
-class DataError(ValueError):
-    """Data that cannot be used as asked; the message is one line that says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,17 +125,14 @@ def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr-rgb") -> BDRate:
     `metric` is one of `METRICS`; MS-SSIM is compared as −10·log10(1 − MS-SSIM).
     """
     try:
-        anchor_rate, anchor_db = _rising_points(anchor, metric)
-        test_rate, test_db = _rising_points(test, metric)
+        anchor_rate, anchor_db = _rising_points(anchor, metric, "the anchor")
+        test_rate, test_db = _rising_points(test, metric, test.name)
     except ValueError as error:
         return BDRate(reason=str(error))
     low, high = max(anchor_db[0], test_db[0]), min(anchor_db[-1], test_db[-1])
     if low >= high:
-        spans = (
-            f"{curve.name} covers {db[0]:.2f} to {db[-1]:.2f} dB"
-            for curve, db in ((anchor, anchor_db), (test, test_db))
-        )
-        return BDRate(reason=f"no quality in common: {', '.join(spans)}")
+        span = f"{test_db[0]:.2f} to {test_db[-1]:.2f} dB"
+        return BDRate(reason=f"{test.name} covers {span}, where the anchor has nothing")
 
     from bjontegaard import bd_rate as pchip_bd_rate  # imports pyplot, which few callers need
 
@@ -157,21 +154,22 @@ def quality_db(curve: Curve, metric: str) -> np.ndarray:
     return np.array([ms_ssim_db(value) for value in values] if metric == "ms-ssim-rgb" else values)
 
 
-def _rising_points(curve: Curve, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def _rising_points(curve: Curve, metric: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Finite rates (bpp) and qualities (dB) by rising rate; ValueError where quality does not rise."""
     points = {
         (rate, db)
         for rate, db in zip(curve.results["bpp"], quality_db(curve, metric), strict=True)
         if math.isfinite(rate) and math.isfinite(db)
     }
-    if len(points) < 2:
-        raise ValueError(f"{curve.name} has {len(points)} points, and a curve needs two")
+    if not points:
+        raise ValueError(f"{name} has no {metric}")
+    if len(points) == 1:
+        raise ValueError(f"{name} has one point, and a curve needs two")
     rate, db = np.array(sorted(points)).T
     falls = np.flatnonzero((np.diff(db) <= 0) | (np.diff(rate) <= 0))
     if falls.size:
         i = falls[0]
         raise ValueError(
-            f"{curve.name} does not rise: {rate[i]:.4f} bpp gives {db[i]:.3f} dB "
-            f"but {rate[i + 1]:.4f} bpp {db[i + 1]:.3f} dB"
+            f"{name} does not rise: {rate[i]:.4f} bpp gives {db[i]:.3f} dB but {rate[i + 1]:.4f} bpp {db[i + 1]:.3f} dB"
         )
     return rate, db

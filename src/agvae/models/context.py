@@ -43,6 +43,8 @@ class ContextModel(nn.Module):
         super().__init__()
         self.M, self.K = M, K
         self.hyper_channels = K * M
+        # Before each sum: in exact arithmetic (agvae.models.exact) inputs are rounded to fixed point here.
+        self.grid: nn.Module = nn.Identity()
 
     def schedule(self, height: int, width: int) -> Schedule:
         """Passes in coding order over a latent of `height` × `width`; together they hold every element once."""
@@ -131,21 +133,21 @@ class SpatialContext(ContextModel):
         return self.from_context(features.permute(0, 2, 3, 1))
 
     def _predictor(self, psi: Tensor) -> Callable[[int, Cell, Tensor], Tensor]:
-        from_hyper = self.from_hyper(psi)
         *trunk, last = self.head
         weight, bias = last.weight.unflatten(0, (self.K, self.M)), last.bias.unflatten(0, (self.K, self.M))
         matrices = lru_cache(lambda index: [(c.matrix(), c.bias) for c in self._convolutions(index)])
 
         def parameters(index: int, cell: Cell, neighbours: Tensor) -> Tensor:
-            hidden = from_hyper[:, cell.positions]
+            hidden = self.from_hyper(self.grid(psi[:, cell.positions]))
             if matrices(index):
-                flat = neighbours.flatten(2)
+                flat = self.grid(neighbours.flatten(2))
                 features = [F.linear(flat[..., : m.shape[1]], m, b) for m, b in matrices(index)]
-                hidden = hidden + self.from_context(torch.cat(features, -1))
+                hidden = hidden + self.from_context(self.grid(torch.cat(features, -1)))
             for layer in trunk:
                 hidden = layer(hidden)
             rows = weight[:, cell.channels].flatten(0, 1)
-            return F.linear(hidden, rows, bias[:, cell.channels].flatten()).unflatten(-1, (self.K, -1))
+            out = self.grid(F.linear(hidden, rows, bias[:, cell.channels].flatten()))
+            return out.to(psi.dtype).unflatten(-1, (self.K, -1))
 
         return parameters
 

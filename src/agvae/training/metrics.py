@@ -32,6 +32,5 @@ class RDCurve(Metric):
         """One dict per quality, rising: quality, bpp, psnr, ms_ssim, loss; NaN where nothing was measured."""
         means = (self.sums / self.counts).tolist()
         return [
-            {"quality": q, **dict(zip(KEYS, row, strict=True))}
-            for q, row in zip(self.qualities, means, strict=True)
+            {"quality": q, **dict(zip(KEYS, row, strict=True))} for q, row in zip(self.qualities, means, strict=True)
         ]
