@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from agvae.engine import evaluate
-from agvae.errors import exit_on_error
+from agvae.errors import exit_on_error, run_hydra
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -16,4 +16,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_hydra(main)

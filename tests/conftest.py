@@ -3,6 +3,7 @@
 import copy
 from importlib import resources
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,9 +21,9 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def photo() -> Image.Image:
-    """A real colour photograph, 512×512."""
+    """A real colour photograph, 512×512, without profile or metadata."""
     with resources.files("skimage.data").joinpath("astronaut.png").open("rb") as file:
-        return Image.open(file).convert("RGB")
+        return Image.fromarray(np.array(Image.open(file).convert("RGB")))
 
 
 @pytest.fixture

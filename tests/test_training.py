@@ -1,5 +1,6 @@
 """Training: the loss, the optimiser, reproducibility, and what is on disk however a run ends."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from agvae.engine import train
-from agvae.errors import ConfigError
+from agvae.errors import ConfigError, DataError
 from agvae.training.callbacks import EMA, Interrupted, LastCheckpoint
+from agvae.training.loggers import logged_in
 from agvae.training.losses import level_lambdas, level_weights, mse, msssim
 from agvae.training.module import AGVAEModule, step_seed
 from agvae.training.optimization import build_optimizer, build_scheduler
@@ -91,7 +93,7 @@ def test_ladder_is_spread_over_other_numbers_of_levels():
     loss = {"ladder": [0.001, 0.002, 0.1], "lambdas": None}
     assert level_lambdas(loss, 3) == [0.001, 0.002, 0.1]
     spread = level_lambdas(loss, 5)
-    ratios = [b / a for a, b in zip(spread, spread[1:], strict=False)]
+    ratios = [b / a for a, b in itertools.pairwise(spread)]
     assert ratios == pytest.approx([100**0.25] * 4)
     assert level_lambdas(loss | {"lambdas": [0.5]}, 1) == [0.5]
 
@@ -350,6 +352,13 @@ def test_the_loss_falls_on_one_batch(tmp_path):
     assert sum(losses[-2:]) < 0.5 * sum(losses[:2])
 
 
+def test_mixed_precision_trains_and_validates(tmp_path):
+    train(configure(tmp_path, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=bf16-mixed"))
+    weights = load(tmp_path)["state_dict"].values()
+    assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}
+    assert all(w.isfinite().all() for w in weights)
+
+
 @pytest.mark.parametrize("scheduler", ["cosine", "multistep", "plateau", "wsd"])
 def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
     options = [f"scheduler={scheduler}", "trainer.val_check_interval=2", "trainer.limit_val_batches=1"]
@@ -386,12 +395,36 @@ def test_choices_that_cannot_work_are_refused_in_one_line(tmp_path, overrides, r
     assert "\n" not in str(refused.value)
 
 
+def test_a_folder_without_images_is_bad_input(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        train(configure(tmp_path / "run", "data=folder", f"data.root={tmp_path}/empty"))
+
+
 def test_resuming_with_another_model_or_nothing_to_do_is_refused(uninterrupted):
     last = f"ckpt_path={uninterrupted}/checkpoints/last.ckpt"
     with pytest.raises(ConfigError, match=r"model\.gain\.levels=6"):
         train(configure(uninterrupted, last, "trainer.max_steps=9", "model.gain.levels=3"))
     with pytest.raises(ConfigError, match="step 8"):
         train(configure(uninterrupted, last, "trainer.max_steps=8"))
+
+
+# --- W&B
+
+
+def test_a_user_is_logged_in_by_a_key_in_the_environment_or_for_this_host_in_netrc(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not logged_in()
+    (tmp_path / ".netrc").write_text("machine example.org login user password 0123\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert not logged_in()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://example.org")
+    assert logged_in()
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_API_KEY", "0123")
+    assert logged_in()
 
 
 # --- the command

@@ -1,41 +1,50 @@
 """The codec: pictures to bytes and back, with one model at every rate."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from agvae.codec import bitstream, model_file
+from agvae import metrics
+from agvae.codec import bitstream, model_file, rate_control
 from agvae.codec.bitstream import BitstreamError, Header
 from agvae.codec.model_file import ModelFile
+from agvae.codec.tiling import Tile, run_in_tiles, tile_side, tiles
 from agvae.entropy.coder import CodingError, Decoder, Encoder
-from agvae.entropy.tables import scale_index
-from agvae.images import to_rgb
+from agvae.entropy.tables import TOTAL, scale_index
+from agvae.images import MAX_PIXELS, Picture, picture_of
 from agvae.models.agvae import Parameters
 from agvae.models.context import Cell
-from agvae.models.gain import quality_from_fixed, quality_to_fixed
-from agvae.models.transforms import STRIDE_Z
+from agvae.models.gain import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
+from agvae.models.transforms import STRIDE_Y, STRIDE_Z
 
-MAX_PIXELS = 2**28
-"""Largest picture, in pixels, that is decoded unless the caller allows more."""
+_CELLS = STRIDE_Z // STRIDE_Y
+"""Latents per hyper-latent, on each side."""
+
+_SAMPLE_SIDE = 16
+"""Side, in latents, of the patches from which a rate search takes its first guess."""
+
+Progress = Callable[[float], None]
 
 
 class Latent(NamedTuple):
-    """A picture after g_a, before its gain: y (1, M, H/16, W/16), and the picture's own size in pixels."""
+    """A picture after g_a, before its gain: y (1, M, H/16, W/16), and the picture itself."""
 
     y: Tensor
-    width: int
-    height: int
+    picture: Picture
 
 
 class Codec:
     """Compresses and decompresses pictures with a trained model.
 
-    Every file names the quality at which it was made, so one model and one decoder serve all rates."""
+    Every file names the quality at which it was made, so one model and one decoder serve all rates. Networks run in
+    tiles, so that memory beyond the picture and its latent does not grow with the picture.
+    """
 
     def __init__(self, model: ModelFile, name: str = "agvae", device: str | torch.device = "cpu"):
         self.name = name
@@ -60,40 +69,228 @@ class Codec:
         return cls(model_file.from_checkpoint(path), Path(path).stem, device)
 
     @torch.inference_mode()
-    def analyze(self, image: Image.Image | np.ndarray | Tensor) -> Latent:
+    def analyze(self, image: Image.Image | np.ndarray | Tensor | Picture, progress: Progress | None = None) -> Latent:
         """Run g_a once, for any number of calls of `compress` and `estimate`.
 
-        `image` is a PIL image, an (H, W, 3) uint8 array or a (3, H, W) float tensor in [0, 1]. Raises ValueError
-        for another shape or type."""
-        x = _to_tensor(image).to(self.device)
-        height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % STRIDE_Z, 0, -height % STRIDE_Z), mode="replicate")
-        return Latent(self._model.g_a(x.contiguous(memory_format=torch.channels_last)), width, height)
+        `image` is a PIL image, an (H, W, 3) uint8 array, a (3, H, W) float tensor in [0, 1], which is rounded to
+        8 bits, or a `Picture`. Raises ValueError for another shape or type."""
+        picture = _picture(image)
+        pixels = picture.pixels
+        height, width = (side // STRIDE_Y for side in _padded(*pixels.shape[:2]))
+        y = torch.empty(1, self._model.M, height, width, device=self.device)
+
+        def read(rows: slice, columns: slice) -> Tensor:
+            # Past its right and lower borders the picture is continued by its last pixels.
+            down, right = (
+                np.minimum(np.arange(part.start * STRIDE_Y, part.stop * STRIDE_Y), side - 1)
+                for part, side in ((rows, pixels.shape[0]), (columns, pixels.shape[1]))
+            )
+            x = torch.from_numpy(pixels[down[:, None], right]).to(self.device)
+            # As it lies in memory, channels last.
+            return x.permute(2, 0, 1)[None].float() / 255
+
+        def write(tile: Tile, part: Tensor) -> None:
+            y[:, :, tile.top : tile.bottom, tile.left : tile.right] = part
+
+        halo = self._model.reach.g_a
+        layout = tiles(height, width, self._tile_side(halo), halo)
+        run_in_tiles(self._model.g_a, read, write, layout, 1, progress)
+        return Latent(y, picture)
 
     @torch.inference_mode()
-    def compress(self, image: Image.Image | np.ndarray | Tensor | Latent, *, quality: float) -> bytes:
-        """The picture as the bytes of an .agv file, at `quality` in [0, levels − 1] (higher is better and larger).
+    def compress(
+        self,
+        image: Image.Image | np.ndarray | Tensor | Picture | Latent,
+        *,
+        quality: float | None = None,
+        bpp: float | None = None,
+        bytes: int | None = None,
+        psnr: float | None = None,
+        ms_ssim: float | None = None,
+        progress: Progress | None = None,
+    ) -> bytes:
+        """The picture as the bytes of an .agv file that meets one target.
 
-        Raises ValueError for a quality out of range."""
-        fixed = quality_to_fixed(quality, self.levels)
+        quality: from 0, the smallest file, to levels − 1, and any value between; bpp (bits per pixel), bytes: the
+        whole file is never larger, and at most 1 % smaller; psnr (dB), ms_ssim: that of the decoded 8-bit picture in
+        RGB is never less, and at most 0.05 dB or 0.0005 more. Alpha, EXIF and ICC profile of a PIL image or
+        `Picture` are kept. `progress` is called with the share done.
+
+        Raises TargetError, naming what this picture can have, for a rate or metric out of range, and ValueError for
+        a quality out of range or when not exactly one target is given."""
+        targets = {"quality": quality, "bpp": bpp, "bytes": bytes, "psnr": psnr, "ms_ssim": ms_ssim}
+        given = [(name, value) for name, value in targets.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one target of {', '.join(targets)}, not {len(given)}")
+        ((name, target),) = given
+        if name == "quality":
+            fixed = quality_to_fixed(target, self.levels)
+        elif not (math.isfinite(target) and target > 0):
+            raise ValueError(f"{name} {target} is no target")
+        latent = image if isinstance(image, Latent) else self.analyze(image, progress)
+        header = self._header(latent.picture)
+        if name == "quality":
+            return self._encode(latent, header, fixed)[0]
+        last = (self.levels - 1) * QUALITY_STEPS
+        if name in ("bpp", "bytes"):
+            size = int(target if name == "bytes" else target * header.width * header.height / 8)
+            overhead = len(bitstream.pack(header, b""))
+            return rate_control.largest_within(
+                lambda fixed: self._encode(latent, header, fixed)[0],
+                size,
+                last,
+                self._guess(latent, 8 * (size - overhead), last),
+            )
+        if name == "ms_ssim" and min(header.width, header.height) <= metrics.MS_SSIM_LARGEST_REFUSED_SIDE:
+            raise rate_control.TargetError(
+                f"MS-SSIM is not defined for a picture of {header.width}×{header.height}: five scales need sides "
+                f"over {metrics.MS_SSIM_LARGEST_REFUSED_SIDE} pixels"
+            )
+        measure = getattr(metrics, name)
+
+        def trial(fixed: int) -> tuple[bytes, float]:
+            data, y_hat = self._encode(latent, header, fixed)
+            decoded = self._synthesize(y_hat, fixed, header.width, header.height)
+            return data, measure(latent.picture.pixels, decoded)
+
+        return rate_control.smallest_reaching(trial, target, last, name)
+
+    @torch.inference_mode()
+    def decompress(self, data: bytes, *, max_pixels: int = MAX_PIXELS, progress: Progress | None = None) -> Image.Image:
+        """The picture that `data` holds, with its alpha, EXIF and ICC profile; L or LA if it was greyscale.
+
+        Raises BitstreamError if it is not an .agv file, damaged, made by another model, or larger than
+        `max_pixels`. `progress` is called with the share done."""
+        header, stream = bitstream.unpack(data)
+        self._check(header, len(stream), max_pixels)
+        height, width = (side // STRIDE_Z for side in _padded(header.height, header.width))
+        try:
+            decoder = Decoder(self._tables, stream, header.checksum)
+            z_symbols = torch.from_numpy(decoder.pop_z(height * width)).view(1, -1, height, width)
+
+            def pop(cell: Cell, parameters: Parameters) -> Tensor:
+                symbols = decoder.pop_y(*self._indices(parameters))
+                return torch.from_numpy(symbols).to(self.device, torch.float32).view_as(parameters.mu)
+
+            y_hat = self._model.decode(self._psi(z_symbols.to(self.device, torch.float32), header.quality), pop)
+            decoder.finish()
+        except CodingError as error:
+            raise BitstreamError(f"the file is damaged: {error}") from error
+        picture = Picture(
+            pixels=self._synthesize(y_hat, header.quality, header.width, header.height, progress),
+            grey=header.grey,
+            alpha=bitstream.unpack_alpha(header.alpha, header.width, header.height),
+            exif=bitstream.unpack_block(header.exif),
+            icc=bitstream.unpack_block(header.icc),
+        )
+        return picture.to_pil()
+
+    @torch.inference_mode()
+    def estimate(self, image: Image.Image | np.ndarray | Tensor | Picture | Latent, *, quality: float) -> float:
+        """The model's own rate for the symbols that `compress` would code, in bits, without header or coder."""
         latent = image if isinstance(image, Latent) else self.analyze(image)
-        encoder = Encoder(self._tables)
+        return self._bits(latent.y, quality_to_fixed(quality, self.levels)).item()
+
+    def _encode(self, latent: Latent, header: Header, fixed: int) -> tuple[bytes, Tensor]:
+        """The file at a quality in fixed point, and ŷ as its decoder will have it."""
+        header = header._replace(quality=fixed)
+        encoder = Encoder(self._tables, header.checksum)
+        z_symbols, psi, y_bar = self._hyper(latent.y, fixed)
+        encoder.push_z(_integers(z_symbols).reshape(z_symbols.shape[1], -1))
 
         def push(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
             encoder.push_y(_integers(symbols), *self._indices(parameters))
 
-        z_symbols, psi, y_bar = self._hyper(latent, fixed)
-        encoder.push_z(_integers(z_symbols).reshape(z_symbols.shape[1], -1))
-        self._model.encode(y_bar, psi, push)
-        return bitstream.pack(Header(self.fingerprint, latent.width, latent.height, fixed), encoder.finish())
+        y_hat = self._model.encode(y_bar, psi, push)
+        return bitstream.pack(header, encoder.finish()), y_hat
 
-    @torch.inference_mode()
-    def decompress(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """The picture that `data` holds.
+    def _bits(self, y: Tensor, fixed: int) -> Tensor:
+        """The model's rate for y (B, M, h, w), in bits, the sum over the batch."""
+        z_symbols, psi, y_bar = self._hyper(y, fixed)
+        bits = -self._model.prior(z_symbols + self._model.prior.medians).log2().sum(dtype=torch.float64)
 
-        Raises BitstreamError if it is not an .agv file, damaged, made by another model, or larger than
-        `max_pixels`."""
-        header, stream = bitstream.unpack(data)
+        def add(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
+            likelihoods = self._model.likelihood(symbols + parameters.mu, parameters)
+            bits.sub_(likelihoods.log2().sum(dtype=torch.float64))
+
+        self._model.encode(y_bar, psi, add)
+        return bits
+
+    def _hyper(self, y: Tensor, fixed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols of z, h_s's features and ȳ, at the quality that the stream will carry."""
+        quality = quality_from_fixed(fixed)
+        y_bar = self._model.scale(y, quality)
+        z_symbols = (self._model.hyper_analyze(y_bar, quality) - self._model.prior.medians).round()
+        return z_symbols, self._psi(z_symbols, fixed), y_bar
+
+    def _psi(self, z_symbols: Tensor, fixed: int) -> Tensor:
+        """h_s's features, in tiles: exact arithmetic makes them the same however they are cut."""
+        z_hat = z_symbols + self._model.prior.medians
+        quality = quality_from_fixed(fixed)
+        batch, _, height, width = z_hat.shape
+        psi = torch.empty(
+            (batch, self._model.context.hyper_channels, height * _CELLS, width * _CELLS),
+            device=self.device,
+            memory_format=torch.channels_last,
+        )
+
+        def write(tile: Tile, part: Tensor) -> None:
+            top, left = tile.top * _CELLS, tile.left * _CELLS
+            psi[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
+
+        halo = self._model.reach.h_s
+        # In float64, some five tensors of the last layer's size.
+        side = tile_side(batch * _CELLS**2 * self._model.context.hyper_channels * 8 * 5, halo, self.device)
+        run_in_tiles(
+            lambda z: self._model.hyper_synthesize(z, quality),
+            lambda rows, columns: z_hat[:, :, rows, columns],
+            write,
+            tiles(height, width, side, halo),
+            _CELLS,
+        )
+        return psi
+
+    def _synthesize(
+        self, y_hat: Tensor, fixed: int, width: int, height: int, progress: Progress | None = None
+    ) -> np.ndarray:
+        """The decoded picture, (height, width, 3) uint8."""
+        quality = quality_from_fixed(fixed)
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+
+        def write(tile: Tile, part: Tensor) -> None:
+            part = part[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+            target = pixels[tile.top * STRIDE_Y :, tile.left * STRIDE_Y :][: part.shape[0], : part.shape[1]]
+            target[:] = part[: target.shape[0], : target.shape[1]]
+
+        halo = self._model.reach.g_s
+        run_in_tiles(
+            lambda y: self._model.synthesize(y, quality),
+            lambda rows, columns: y_hat[:, :, rows, columns].contiguous(memory_format=torch.channels_last),
+            write,
+            tiles(*y_hat.shape[2:], self._tile_side(halo), halo),
+            STRIDE_Y,
+            progress,
+        )
+        return pixels
+
+    def _tile_side(self, halo: int) -> int:
+        return tile_side(self._model.bytes_per_pixel * STRIDE_Y**2, halo, self.device)
+
+    def _header(self, picture: Picture) -> Header:
+        """The header of a picture, at quality 0."""
+        return Header(
+            self.fingerprint,
+            width=picture.pixels.shape[1],
+            height=picture.pixels.shape[0],
+            quality=0,
+            grey=picture.grey,
+            alpha=bitstream.pack_alpha(picture.alpha),
+            exif=bitstream.pack_block(picture.exif),
+            icc=bitstream.pack_block(picture.icc),
+        )
+
+    def _check(self, header: Header, length: int, max_pixels: int) -> None:
+        """Raise BitstreamError for a header that cannot be right, before memory is spent on it."""
         if header.fingerprint != self.fingerprint:
             raise BitstreamError(
                 f"the file was made by the model {header.fingerprint.hex()}, not by {self.name} "
@@ -101,77 +298,87 @@ class Codec:
             )
         if header.width * header.height > max_pixels:
             raise BitstreamError(f"a picture of {header.width}×{header.height} is over {max_pixels} pixels")
-        quality = quality_from_fixed(header.quality)
-        if quality > self.levels - 1:
+        if header.quality > (self.levels - 1) * QUALITY_STEPS:
+            quality = quality_from_fixed(header.quality)
             raise BitstreamError(f"quality {quality:g} is past the model's last level, {self.levels - 1}")
-        height, width = (side + -side % STRIDE_Z for side in (header.height, header.width))
-        try:
-            decoder = Decoder(self._tables, stream)
-            z_symbols = decoder.pop_z(height // STRIDE_Z * (width // STRIDE_Z))
-            z_symbols = torch.from_numpy(z_symbols).to(self.device, torch.float32)
-            z_symbols = z_symbols.view(1, -1, height // STRIDE_Z, width // STRIDE_Z)
+        # Even symbols that are nearly certain cost a little; a stream of so few bytes cannot hold them all.
+        height, width = _padded(header.height, header.width)
+        least = self._least_bits * height * width / STRIDE_Z**2
+        if 8 * length + 64 < least:
+            raise BitstreamError(f"a stream of {length} bytes cannot hold a picture of {header.width}×{header.height}")
 
-            def pop(cell: Cell, parameters: Parameters) -> Tensor:
-                symbols = decoder.pop_y(*self._indices(parameters))
-                return torch.from_numpy(symbols).to(self.device, torch.float32).view_as(parameters.mu)
+    @property
+    def _least_bits(self) -> float:
+        """Fewest bits that the symbols of one hyper-latent position and its latents can take."""
+        tables = self._tables
+        frequencies = np.diff(np.pad(tables.sign, ((0, 0), (1, 1)), constant_values=(0, TOTAL)), axis=1)
+        y = -math.log2(frequencies.max() / TOTAL) * self._model.M * _CELLS**2
+        rows = zip(tables.z_start[:-1], tables.z_start[1:], strict=True)
+        return y - sum(math.log2(np.diff(tables.z[start:stop]).max() / TOTAL) for start, stop in rows)
 
-            y_hat = self._model.decode(self._psi(z_symbols, quality), pop)
-            decoder.finish()
-        except CodingError as error:
-            raise BitstreamError(f"the file is damaged: {error}") from error
-        x_hat = self._model.synthesize(y_hat.contiguous(memory_format=torch.channels_last), quality)
-        x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().to(torch.uint8)
-        return Image.fromarray(x_hat.permute(1, 2, 0).cpu().numpy())
-
-    @torch.inference_mode()
-    def estimate(self, image: Image.Image | np.ndarray | Tensor | Latent, *, quality: float) -> float:
-        """The model's own rate for the symbols that `compress` would code, in bits, without header or coder."""
-        latent = image if isinstance(image, Latent) else self.analyze(image)
-        z_symbols, psi, y_bar = self._hyper(latent, quality_to_fixed(quality, self.levels))
-        bits = -self._model.prior(z_symbols + self._model.prior.medians).log2().sum(dtype=torch.float64)
-
-        def add(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
-            nonlocal bits
-            likelihoods = self._model.likelihood(symbols + parameters.mu, parameters)
-            bits = bits - likelihoods.log2().sum(dtype=torch.float64)
-
-        self._model.encode(y_bar, psi, add)
-        return bits.item()
-
-    def _hyper(self, latent: Latent, fixed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols of z, h_s's features and ȳ, at the quality that the stream will carry."""
-        quality = quality_from_fixed(fixed)
-        y_bar = self._model.scale(latent.y, quality)
-        z_symbols = (self._model.hyper_analyze(y_bar, quality) - self._model.prior.medians).round()
-        return z_symbols, self._psi(z_symbols, quality), y_bar
-
-    def _psi(self, z_symbols: Tensor, quality: float) -> Tensor:
-        z_hat = (z_symbols + self._model.prior.medians).contiguous(memory_format=torch.channels_last)
-        return self._model.hyper_synthesize(z_hat, quality)
+    def _guess(self, latent: Latent, bits: float, last: int) -> tuple[int, float]:
+        """A quality that may give so many bits, and the slope of the logarithm of the size there, from patches of y."""
+        y = latent.y
+        down, right = (_spread(side) for side in y.shape[2:])
+        patches = torch.cat([y[:, :, top:bottom, left:end] for top, bottom in down for left, end in right])
+        share = patches[:, 0].numel() / y[:, 0].numel()
+        aim = math.log(max(1.0, bits * share))
+        low, high = 0, last
+        at_low = at_high = None
+        quality = last // 2
+        for _ in range(4):
+            error = math.log(self._bits(patches, quality).item()) - aim
+            if error > 0:
+                high, at_high = quality, error
+            else:
+                low, at_low = quality, error
+            slope = 0.5 / QUALITY_STEPS
+            if at_low is not None and at_high is not None:
+                slope = (at_high - at_low) / (high - low)
+            following = min(max(quality - round(error / slope), 0), last)
+            if abs(error) < rate_control.RATE_SLACK or following == quality:
+                break
+            quality = following
+        return quality, slope
 
     def _indices(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
-        left = scale_index(parameters.sigma_l).flatten().cpu().numpy()
+        left = scale_index(parameters.sigma_l, self._tables.scales).flatten().cpu().numpy()
         if parameters.sigma_r is parameters.sigma_l:
             return left, left
-        return left, scale_index(parameters.sigma_r).flatten().cpu().numpy()
+        return left, scale_index(parameters.sigma_r, self._tables.scales).flatten().cpu().numpy()
 
 
 def _integers(symbols: Tensor) -> np.ndarray:
     return symbols.to(torch.int32).flatten().cpu().numpy()
 
 
-def _to_tensor(image: Image.Image | np.ndarray | Tensor) -> Tensor:
-    """(1, 3, H, W) float32 in [0, 1]."""
+def _padded(*sides: int) -> tuple[int, ...]:
+    """Sides rounded up to what the model takes."""
+    return tuple(side + -side % STRIDE_Z for side in sides)
+
+
+def _spread(side: int) -> list[tuple[int, int]]:
+    """Up to four runs of _SAMPLE_SIDE latents spread evenly over a side, on the grid of the hyper-latents."""
+    if side <= 2 * _SAMPLE_SIDE:
+        return [(0, side)]
+    count = min(4, side // (2 * _SAMPLE_SIDE))
+    starts = [(side * (2 * i + 1) // (2 * count) - _SAMPLE_SIDE // 2) // _CELLS * _CELLS for i in range(count)]
+    return [(start, start + _SAMPLE_SIDE) for start in starts]
+
+
+def _picture(image: Image.Image | np.ndarray | Tensor | Picture) -> Picture:
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, Image.Image):
-        image = np.array(to_rgb(image))
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f"an array must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-        return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    if not isinstance(image, Tensor):
+        return picture_of(image)
+    if isinstance(image, Tensor):
+        if not image.is_floating_point() or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise ValueError(f"a tensor must be (3, H, W) float, not {tuple(image.shape)} {image.dtype}")
+        if not (image.min() >= 0 and image.max() <= 1):
+            raise ValueError("a tensor must lie in [0, 1]")
+        return Picture(image.mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().contiguous().numpy())
+    if not isinstance(image, np.ndarray):
         raise ValueError(f"an image is a PIL image, an array or a tensor, not {type(image).__name__}")
-    if not image.is_floating_point() or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-        raise ValueError(f"a tensor must be (3, H, W) float, not {tuple(image.shape)} {image.dtype}")
-    if image.min() < 0 or image.max() > 1:
-        raise ValueError("a tensor must lie in [0, 1]")
-    return image[None].float()
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an array must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    return Picture(image)

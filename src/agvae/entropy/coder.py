@@ -47,10 +47,11 @@ class CodingError(ValueError):
 class Encoder:
     """Codes symbols into bytes; call in the order in which the decoder will read."""
 
-    def __init__(self, tables: Tables):
+    def __init__(self, tables: Tables, checksum: int = 0):
+        """`checksum` is the CRC-32 of what precedes the symbols, which the stream's own then covers too."""
         self._tables = tables
         self._segments = []
-        self._checksum = 0
+        self._checksum = checksum
 
     def push_z(self, symbols: np.ndarray):
         """Append symbols of z, (C, n) int32, centred on the medians; raises ValueError past ±2^24."""
@@ -95,8 +96,8 @@ class Encoder:
 class Decoder:
     """Reads symbols back from bytes, in the order in which they were coded."""
 
-    def __init__(self, tables: Tables, data: bytes):
-        """Raises CodingError if `data` cannot be the start of a stream."""
+    def __init__(self, tables: Tables, data: bytes, checksum: int = 0):
+        """`checksum` as the encoder had it; raises CodingError if `data` cannot be the start of a stream."""
         if len(data) < 5:
             raise CodingError(f"a stream of {len(data)} bytes, where the shortest has 5")
         width = 5 + (len(data) - 5) % 4
@@ -107,7 +108,7 @@ class Decoder:
         words = np.frombuffer(data[width:], dtype="<u4")
         self._words = np.concatenate([words, np.zeros(_WORDS_PER_SYMBOL, "<u4")]).astype(np.uint32)
         self._state = np.array([head, 0], dtype=np.uint64)  # the state, and the number of words read
-        self._checksum = 0
+        self._checksum = checksum
 
     def pop_z(self, n: int) -> np.ndarray:
         """The next symbols of z, (C, n) int32; raises CodingError if the data holds none."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agvae.evaluation.metrics import ms_ssim_db
+from agvae.metrics import ms_ssim_db
 
 METRICS = ("psnr-rgb", "ms-ssim-rgb")
 RESULTS = ("bpp", *METRICS, "encoding_time", "decoding_time")

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from agvae.errors import ConfigError
-from agvae.evaluation.metrics import ms_ssim, psnr
+from agvae.metrics import ms_ssim, psnr
 from agvae.evaluation.rd import RESULTS, Curve, finite_or_none, mean_curve, slug
 from agvae.images import load_rgb
 

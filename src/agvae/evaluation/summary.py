@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from agvae.evaluation.metrics import ms_ssim_db
+from agvae.metrics import ms_ssim_db
 from agvae.evaluation.rd import METRICS, Curve, bd_rate
 
 

@@ -69,9 +69,9 @@ class AGVAE(nn.Module):
         build = TRANSFORMS[_choice(parts.pop("name"), "transforms", TRANSFORMS)]
         context_class = CONTEXTS[_choice(context["name"], "context", CONTEXTS)]
         self.context = context_class(parts["M"], 2 if self.symmetric else 3)
-        self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = build(
-            **parts, hyper_channels=self.context.hyper_channels
-        )
+        built = build(**parts, hyper_channels=self.context.hyper_channels)
+        self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = built[:6]
+        self.reach, self.bytes_per_pixel = built.reach, built.bytes_per_pixel
         self.prior = FactorizedPrior(self.N)
         self.gain = GainUnit(self.M, self.levels) if gain["name"] != "none" else None
         self.hyper_gain = GainUnit(self.N, self.levels) if gain["name"] == "hcvr" else None

@@ -6,8 +6,8 @@ parameters of all elements at once from a given ŷ; coding goes through `sequent
 elements of each pass, and which encoder, decoder and evaluation share.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -18,18 +18,34 @@ from torch import Tensor, nn
 class Cell(NamedTuple):
     """Latent elements of one pass that are computed together: `channels` at `positions`, flat indices into H×W.
 
-    Coded position by position, each position's channels in order."""
+    Coded position by position, each position's channels in order. `kind` says which of the context's networks
+    computes them."""
 
     channels: slice
     positions: Tensor
+    kind: int = 0
 
 
-CHUNK = 16384
+CHUNK = 1024
 """Most positions of a cell worked on at once, so that memory does not grow with the picture."""
+
+THREADED = 256
+"""Fewest positions of a pass for which threads pay; in smaller ones they wait for each other more than they work."""
 
 Schedule = list[list[Cell]]
 Code = Callable[[Cell, Tensor], Tensor]
 """Codes a cell of n positions and C channels: (cell, parameters (B, n, K, C)) → ŷ (B, n, C)."""
+
+
+class Kind(NamedTuple):
+    """What the cells computed by one network have in common.
+
+    Each reads, of the neighbour at (dy, dx), the channels of one group: (dy, dx, group). A convolution reads the
+    first of these, those that lie in its kernel; several stand side by side."""
+
+    channels: slice
+    reads: list[tuple[int, int, int]]
+    convolutions: list["TapConv"]
 
 
 class ContextModel(nn.Module):
@@ -38,13 +54,13 @@ class ContextModel(nn.Module):
     The base of the others. `hyper_channels` is what h_s must give: here the parameters themselves, K·M."""
 
     RADIUS = 0
+    GROUPS = 1
+    """Equal runs of channels, which can be read one without the others."""
 
     def __init__(self, M: int, K: int):
         super().__init__()
         self.M, self.K = M, K
         self.hyper_channels = K * M
-        # Before each sum: in exact arithmetic (agvae.models.exact) inputs are rounded to fixed point here.
-        self.grid: nn.Module = nn.Identity()
 
     def schedule(self, height: int, width: int) -> Schedule:
         """Passes in coding order over a latent of `height` × `width`; together they hold every element once."""
@@ -60,33 +76,48 @@ class ContextModel(nn.Module):
         radius, padded = self.RADIUS, width + 2 * self.RADIUS
         # ŷ so far, channels last, with a margin of zeros, so that a neighbourhood is a gather of whole rows.
         y_hat = psi.new_zeros(batch, (height + 2 * radius) * padded, self.M)
-        parameters = self._predictor(psi.permute(0, 2, 3, 1).reshape(batch, height * width, -1))
-        for index, cells in enumerate(self.schedule(height, width)):
-            offsets = self._offsets(index, padded, psi.device)
-            coded = []
-            for channels, chunk in ((cell.channels, c) for cell in cells for c in cell.positions.split(CHUNK)):
-                positions = chunk.to(psi.device)
-                inside = (positions // width + radius) * padded + positions % width + radius
-                part = Cell(channels, positions)
-                neighbours = y_hat[:, inside[:, None] + offsets]
-                coded.append((channels, inside, code(part, parameters(index, part, neighbours))))
-            # Only now, so that no cell sees another of its own pass.
-            for channels, inside, values in coded:
-                y_hat[:, inside, channels] = values
+        groups = y_hat.view(batch, -1, self.M // self.GROUPS)
+        rows = torch.arange(y_hat.shape[1], device=psi.device).view(-1, padded)
+        rows = rows[radius : radius + height, radius : radius + width].flatten()
+        offsets = [
+            torch.tensor([(dy * padded + dx) * self.GROUPS + g for dy, dx, g in kind.reads], dtype=torch.long)
+            for kind in self.kinds()
+        ]
+        schedule = self.schedule(height, width)
+        with _threads(torch.get_num_threads() if height * width >= THREADED * len(schedule) else 1):
+            parameters = self._predictor(psi.permute(0, 2, 3, 1).reshape(batch, height * width, -1))
+            for cells in schedule:
+                coded = []
+                for whole, chunk in ((cell, chunk) for cell in cells for chunk in cell.positions.split(CHUNK)):
+                    cell = whole._replace(positions=chunk.to(psi.device))
+                    inside = rows[cell.positions]
+                    gathered = (self.GROUPS * inside[:, None] + offsets[cell.kind].to(psi.device)).flatten()
+                    gathered = groups.index_select(1, gathered).view(batch * len(inside), -1)
+                    coded.append((inside, cell.channels, code(cell, parameters(cell, gathered))))
+                # Only now, so that no cell sees another of its own pass.
+                for inside, channels, values in coded:
+                    y_hat[:, inside, channels] = values
         y_hat = y_hat.view(batch, height + 2 * radius, padded, self.M).permute(0, 3, 1, 2)
         return y_hat[:, :, radius : radius + height, radius : radius + width]
 
-    def _taps(self, index: int) -> list[tuple[int, int]]:
-        """(dy, dx) of the positions that pass `index` reads."""
-        return []
+    def kinds(self) -> list[Kind]:
+        """The kinds of cells, which `Cell.kind` counts."""
+        return [Kind(slice(0, self.M), [], [])]
 
-    def _offsets(self, index: int, padded: int, device: torch.device) -> Tensor:
-        return torch.tensor([dy * padded + dx for dy, dx in self._taps(index)], dtype=torch.long, device=device)
-
-    def _predictor(self, psi: Tensor) -> Callable[[int, Cell, Tensor], Tensor]:
-        """For features psi (B, H·W, C): (pass, cell, neighbours (B, n, T, M)) → parameters (B, n, K, C)."""
+    def _predictor(self, psi: Tensor) -> Callable[[Cell, Tensor], Tensor]:
+        """For features psi (B, H·W, C): (cell of n positions, what it reads (B·n, inputs)) → (B, n, K, channels)."""
         psi = psi.unflatten(-1, (self.K, self.M))
-        return lambda index, cell, neighbours: psi[:, cell.positions][..., cell.channels]
+        return lambda cell, gathered: psi[:, cell.positions][..., cell.channels]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class TapConv(nn.Module):
@@ -94,7 +125,7 @@ class TapConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, taps: list[tuple[int, int]]):
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.taps = kernel, taps
         self.rows = [dy + kernel // 2 for dy, _ in taps]
         self.columns = [dx + kernel // 2 for _, dx in taps]
         bound = (inputs * len(taps)) ** -0.5  # as nn.Conv2d starts, for the taps that are there
@@ -107,9 +138,48 @@ class TapConv(nn.Module):
         weight[:, :, self.rows, self.columns] = self.weight
         return F.conv2d(x, weight, self.bias, padding=self.kernel // 2)
 
-    def matrix(self) -> Tensor:
-        """(outputs, taps · inputs): the weights for neighbourhoods gathered in the order of the taps."""
-        return self.weight.transpose(1, 2).flatten(1)
+    def matrix(self, reads: list[tuple[int, int, int]], groups: int) -> Tensor:
+        """(inputs, outputs): the weights for what `reads` (dy, dx, group) gather at this kernel's taps, in order."""
+        blocks = self.weight.unflatten(1, (groups, -1)).permute(3, 1, 2, 0)
+        inside = [(self.taps.index((dy, dx)), group) for dy, dx, group in reads if (dy, dx) in self.taps]
+        taps, read = zip(*inside, strict=True)
+        return blocks[list(taps), list(read)].flatten(0, 1)
+
+
+class Dense(nn.Module):
+    """A layer of the coding order: max(h, slope·h) of h = x·W + b, for x (n, inputs or more), W (inputs, outputs)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, slope: float = 1.0):
+        super().__init__()
+        self.slope = slope
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(n, outputs); a layer without a bias of its own is given one, (n, outputs)."""
+        bias = self.bias if bias is None else bias
+        return self.activate(torch.addmm(bias, x[:, : len(self.weight)], self.weight))
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        """What follows the sum."""
+        return F.leaky_relu(hidden, self.slope)
+
+
+class CellNetwork(nn.Module):
+    """What computes the cells of one kind: convolutions of ŷ side by side, joined with h_s's features, two layers."""
+
+    def __init__(self, convolutions: list[Dense], join: Dense, hidden: Dense, last: Dense):
+        super().__init__()
+        self.convolutions, self.join, self.hidden, self.last = nn.ModuleList(convolutions), join, hidden, last
+
+    def forward(self, features: Tensor, gathered: Tensor) -> Tensor:
+        """Parameters (n, K·C) from h_s's features (n, hidden) and what the cell reads of ŷ (n, inputs)."""
+        if self.convolutions:
+            context = torch.cat([convolution(gathered) for convolution in self.convolutions], -1)
+            hidden = self.join(context, features)
+        else:
+            hidden = self.join.activate(features)
+        return self.last(self.hidden(hidden))
 
 
 class SpatialContext(ContextModel):
@@ -122,32 +192,37 @@ class SpatialContext(ContextModel):
         self.from_hyper = nn.Linear(2 * M, hidden)
         self.from_context = nn.Linear(2 * M, hidden, bias=False)
         self.head = nn.Sequential(nn.LeakyReLU(), nn.Linear(hidden, 2 * M), nn.LeakyReLU(), nn.Linear(2 * M, K * M))
+        self.coding: nn.ModuleList | None = None
+        """The networks of each kind where they are fixed: in exact arithmetic (agvae.models.exact)."""
 
-    def _convolutions(self, index: int) -> list[TapConv]:
-        """The convolutions of ŷ that pass `index` reads side by side; their taps are prefixes of its own."""
-        return []
+    def networks(self) -> nn.ModuleList:
+        """The network of each kind of cell, of the weights as they are now."""
+        first, middle, second, final = self.head
+        join = Dense(self.from_context.weight.t(), None, first.negative_slope)
+        hidden = Dense(middle.weight.t(), middle.bias, second.negative_slope)
+        weight, bias = final.weight.unflatten(0, (self.K, self.M)), final.bias.unflatten(0, (self.K, self.M))
+        last: dict[int, Dense] = {}
+        networks = nn.ModuleList()
+        for channels, reads, convolutions in self.kinds():
+            if channels.start not in last:
+                last[channels.start] = Dense(weight[:, channels].flatten(0, 1).t(), bias[:, channels].flatten())
+            mix = [Dense(c.matrix(reads, self.GROUPS), c.bias) for c in convolutions]
+            networks.append(CellNetwork(mix, join, hidden, last[channels.start]))
+        return networks
 
-    def _context(self, index: int, y_hat: Tensor) -> Tensor:
-        """Contribution of pass `index`'s context to the first hidden layer, (B, H, W, hidden)."""
-        features = torch.cat([convolution(y_hat) for convolution in self._convolutions(index)], 1)
+    def _context(self, convolutions: list[TapConv], y_hat: Tensor) -> Tensor:
+        """Contribution of ŷ to the first hidden layer, (B, H, W, hidden)."""
+        features = torch.cat([convolution(y_hat) for convolution in convolutions], 1)
         return self.from_context(features.permute(0, 2, 3, 1))
 
-    def _predictor(self, psi: Tensor) -> Callable[[int, Cell, Tensor], Tensor]:
-        *trunk, last = self.head
-        weight, bias = last.weight.unflatten(0, (self.K, self.M)), last.bias.unflatten(0, (self.K, self.M))
-        matrices = lru_cache(lambda index: [(c.matrix(), c.bias) for c in self._convolutions(index)])
+    def _predictor(self, psi: Tensor) -> Callable[[Cell, Tensor], Tensor]:
+        networks = self.networks() if self.coding is None else self.coding
+        features = self.from_hyper(psi)
 
-        def parameters(index: int, cell: Cell, neighbours: Tensor) -> Tensor:
-            hidden = self.from_hyper(self.grid(psi[:, cell.positions]))
-            if matrices(index):
-                flat = self.grid(neighbours.flatten(2))
-                features = [F.linear(flat[..., : m.shape[1]], m, b) for m, b in matrices(index)]
-                hidden = hidden + self.from_context(self.grid(torch.cat(features, -1)))
-            for layer in trunk:
-                hidden = layer(hidden)
-            rows = weight[:, cell.channels].flatten(0, 1)
-            out = self.grid(F.linear(hidden, rows, bias[:, cell.channels].flatten()))
-            return out.to(psi.dtype).unflatten(-1, (self.K, -1))
+        def parameters(cell: Cell, gathered: Tensor) -> Tensor:
+            own = features.index_select(1, cell.positions)
+            raw = networks[cell.kind](own.flatten(0, 1), gathered)
+            return raw.view(*own.shape[:2], self.K, -1)
 
         return parameters
 
@@ -167,26 +242,24 @@ class Checkerboard(SpatialContext):
     def __init__(self, M: int, K: int):
         super().__init__(M, K)
         taps = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if (dy + dx) % 2]
-        self.taps = taps
         self.convolution = TapConv(M, 2 * M, 5, taps)
+
+    def kinds(self) -> list[Kind]:
+        everything = slice(0, self.M)
+        reads = [(dy, dx, 0) for dy, dx in self.convolution.taps]
+        return [Kind(everything, [], []), Kind(everything, reads, [self.convolution])]
 
     def schedule(self, height: int, width: int) -> Schedule:
         row, column = _grid(height, width)
         colour = (row + column) % 2
-        return [[Cell(slice(0, self.M), (colour == c).nonzero()[:, 0])] for c in (0, 1)]
+        return [[Cell(slice(0, self.M), (colour == c).nonzero()[:, 0], c)] for c in (0, 1)]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
         row, column = _grid(*y_hat.shape[2:])
         second = ((row + column) % 2).to(y_hat).view(y_hat.shape[2:])
         # A tap reads only the other colour, so that ŷ needs no mask: only its own squares' context counts.
-        hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context(1, y_hat) * second[..., None]
+        hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context([self.convolution], y_hat) * second[..., None]
         return self.head(hidden).permute(0, 3, 1, 2)
-
-    def _convolutions(self, index: int) -> list[TapConv]:
-        return [self.convolution] if index else []
-
-    def _taps(self, index: int) -> list[tuple[int, int]]:
-        return self.taps if index else []
 
 
 class Multiscale(SpatialContext):
@@ -202,12 +275,16 @@ class Multiscale(SpatialContext):
         super().__init__(M, K)
         causal = [(dy, dx) for dy in range(-3, 1) for dx in range(-3, 4) if (dy, dx) < (0, 0)]
         # From the inside out, so that the smaller kernels' taps are a prefix of the larger ones'.
-        self.taps = sorted(causal, key=lambda tap: max(abs(tap[0]), abs(tap[1])))
+        taps = sorted(causal, key=lambda tap: max(abs(tap[0]), abs(tap[1])))
         widths = [2 * M - 2 * (2 * M // 3), 2 * M // 3, 2 * M // 3]
         self.convolutions = nn.ModuleList(
-            TapConv(M, width, 2 * r + 1, [t for t in self.taps if max(abs(t[0]), abs(t[1])) <= r])
+            TapConv(M, width, 2 * r + 1, [t for t in taps if max(abs(t[0]), abs(t[1])) <= r])
             for r, width in zip((1, 2, 3), widths, strict=True)
         )
+
+    def kinds(self) -> list[Kind]:
+        reads = [(dy, dx, 0) for dy, dx in self.convolutions[-1].taps]
+        return [Kind(slice(0, self.M), reads, list(self.convolutions))]
 
     def schedule(self, height: int, width: int) -> Schedule:
         row, column = _grid(height, width)
@@ -217,14 +294,8 @@ class Multiscale(SpatialContext):
         return [[Cell(slice(0, self.M), positions)] for positions in passes if len(positions)]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
-        hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context(0, y_hat)
+        hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context(self.convolutions, y_hat)
         return self.head(hidden).permute(0, 3, 1, 2)
-
-    def _convolutions(self, index: int) -> list[TapConv]:
-        return list(self.convolutions)
-
-    def _taps(self, index: int) -> list[tuple[int, int]]:
-        return self.taps
 
 
 class Quadtree(SpatialContext):
@@ -233,46 +304,58 @@ class Quadtree(SpatialContext):
     After Li et al., "Neural video compression with diverse contexts", CVPR 2023."""
 
     RADIUS = 1
+    GROUPS = 4
     PASSES = 4
 
     def __init__(self, M: int, K: int):
         super().__init__(M, K)
         if M % 4:
             raise ValueError(f"quadtree needs M divisible by 4, not {M}")
-        self.taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-        self.convolutions = nn.ModuleList(TapConv(M, 2 * M, 3, self.taps) for _ in range(self.PASSES - 1))
+        taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        self.convolutions = nn.ModuleList(TapConv(M, 2 * M, 3, taps) for _ in range(self.PASSES - 1))
+
+    def kinds(self) -> list[Kind]:
+        return [self._kind(index, g) for index in range(self.PASSES) for g in range(self.GROUPS)]
+
+    def _kind(self, index: int, g: int) -> Kind:
+        """Of the cells of quarter g in pass `index`: what they read is what the passes before have coded."""
+        quarter = self.M // self.GROUPS
+        phase = g ^ index
+        reads = [
+            (dy, dx, group)
+            for dy, dx in self.convolutions[0].taps
+            for group in range(self.GROUPS)
+            if phase ^ (2 * (dy % 2) + dx % 2) ^ group < index
+        ]
+        convolutions = [self.convolutions[index - 1]] if index else []
+        return Kind(slice(g * quarter, (g + 1) * quarter), reads, convolutions)
 
     def schedule(self, height: int, width: int) -> Schedule:
         row, column = _grid(height, width)
         phase = 2 * (row % 2) + column % 2
-        quarter = self.M // 4
-        return [
+        cells = [
             [
-                Cell(slice(g * quarter, (g + 1) * quarter), (phase == g ^ index).nonzero()[:, 0])
-                for g in range(4)
-                if (phase == g ^ index).any()
+                Cell(kind.channels, (phase == g ^ index).nonzero()[:, 0], self.GROUPS * index + g)
+                for g, kind in enumerate(self.kinds()[: self.GROUPS])
             ]
             for index in range(self.PASSES)
         ]
+        return [[cell for cell in cells if len(cell.positions)] for cells in cells]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
         height, width = y_hat.shape[2:]
         row, column = (v.view(height, width).to(y_hat.device) for v in _grid(height, width))
-        group = torch.arange(4, device=y_hat.device).repeat_interleave(self.M // 4)[:, None, None]
+        group = torch.arange(self.GROUPS, device=y_hat.device).repeat_interleave(self.M // self.GROUPS)[:, None, None]
         turn = (2 * (row % 2) + column % 2) ^ group  # (M, H, W): the pass in which each element is coded
         from_hyper = self.from_hyper(psi.permute(0, 2, 3, 1))
         parameters: Tensor | None = None
         for index in range(self.PASSES):
-            hidden = from_hyper + self._context(index, y_hat * (turn < index)) if index else from_hyper
+            hidden = from_hyper
+            if index:
+                hidden = hidden + self._context([self.convolutions[index - 1]], y_hat * (turn < index))
             now = self.head(hidden).permute(0, 3, 1, 2).unflatten(1, (self.K, self.M))
             parameters = now if parameters is None else torch.where(turn == index, now, parameters)
         return parameters.flatten(1, 2)
-
-    def _convolutions(self, index: int) -> list[TapConv]:
-        return [self.convolutions[index - 1]] if index else []
-
-    def _taps(self, index: int) -> list[tuple[int, int]]:
-        return self.taps if index else []
 
 
 CONTEXTS: dict[str, type[ContextModel]] = {

@@ -2,14 +2,16 @@
 
 A decoder must find the encoder's entropy parameters to the last bit, or every symbol after the first difference is
 garbage, and the order in which a processor sums a convolution differs from machine to machine. Here h_s, the
-context model and the gain of ẑ compute on fixed-point numbers held in float64:
+context model and the gain of ẑ compute in fixed point:
 
-- weights are multiples of 2^−s, the inputs of a layer multiples of 2^−12 of at most 2^11 in magnitude, and s is the
-  largest for which every sum of products stays below 2^53 of its units: a sum is exact in any order, on any machine;
-- everything else is one IEEE 754 operation at a time (multiply, add, floor, compare), whose result is defined to
-  the last bit, with nothing fused and no transcendental function.
+- between layers values are whole numbers of units, a unit being 2^−12, and at most 2^23 units (2^11) in magnitude,
+  which float32 holds exactly;
+- a layer's weights are multiples of 2^−s, s the largest for which every sum of products that it can form stays
+  below 2^53 · 2^−s units. float64 holds all of these, so a sum is exact in any order, on any machine;
+- all else is one IEEE 754 operation at a time (multiply by the slope, round half to even, clamp), whose result is
+  defined to the last bit, with nothing fused and no transcendental function.
 
-What comes out are multiples of 2^−12 below 2^11, which float32 holds exactly.
+docs/exactness.md has the reasons, the costs and the proof.
 """
 
 import copy
@@ -20,12 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agvae.models.agvae import AGVAE
-from agvae.models.context import TapConv
+from agvae.models.context import CHUNK, CellNetwork, Dense, SpatialContext
 from agvae.models.gain import GainUnit
 
-FRACTION_BITS = 12
-LIMIT = 2.0**11
-"""Fixed-point numbers are multiples of 2^−FRACTION_BITS in [−LIMIT, LIMIT]."""
+ONE = 2.0**12
+"""Units in 1."""
+
+LIMIT = 2.0**23
+"""Most units that a value can have; larger ones are clamped."""
 
 WEIGHT_BITS = (10, 24)
 """Fewest and most fractional bits of a weight: the most is float32's own precision, fewer than the least cost rate."""
@@ -37,73 +41,111 @@ class InexactError(ValueError):
     """A layer's weights are so large that its sums could not be exact; the message names the layer."""
 
 
-def fixed_point(x: Tensor) -> Tensor:
-    """x rounded to the nearest fixed-point number (halves up) and clamped, as float64."""
-    x = x.double() * 2.0**FRACTION_BITS
-    return ((x + 0.5).floor() * 2.0**-FRACTION_BITS).clamp(-LIMIT, LIMIT)
+def to_units(x: Tensor) -> Tensor:
+    """x as the nearest whole number of units, clamped, in float64."""
+    return x.double().mul(ONE).round_().clamp_(-LIMIT, LIMIT)
 
 
-class FixedPoint(nn.Module):
-    """`fixed_point` as a layer, which stands before each layer of sums and after the last."""
+def finish_(sums: Tensor, slope: float) -> Tensor:
+    """LeakyReLU of `slope`, rounding to whole units and clamping, in place."""
+    if slope != 1:
+        F.leaky_relu_(sums, slope)
+    return sums.round_().clamp_(-LIMIT, LIMIT)
+
+
+def round_weights(name: str, weight: Tensor, bias: Tensor | None, given: float = 0.0) -> tuple[Tensor, Tensor]:
+    """weight (…, inputs, outputs) and bias (outputs,), in units, of a layer in fixed point, both float64.
+
+    They are multiples of 2^−s, s ≤ 24 the largest with
+
+        Σ |w| · LIMIT + |b| + given < 2^53 · 2^−s
+
+    for each output, `given` being the largest magnitude, in units, of what else is added to the sum. Raises
+    InexactError, with `name`, where s would be below 10."""
+    fewest, most = WEIGHT_BITS
+    bias = weight.new_zeros(weight.shape[-1]) if bias is None else bias
+    weight, bias = weight.double(), bias.double() * ONE
+    for bits in range(most, fewest - 1, -1):
+        # All three terms are whole numbers here, and sums of such below 2^53 exact: s is the same on every machine.
+        rounded, added = (weight * 2.0**bits).round(), (bias * 2.0**bits).round()
+        largest = rounded.abs().flatten(0, -2).sum(0) * LIMIT + added.abs() + given * 2.0**bits
+        if largest.max() < _EXACT:
+            return rounded * 2.0**-bits, added * 2.0**-bits
+    raise InexactError(
+        f"{name}: its weights are too large for exact sums (2^{largest.max().log2().item():.1f} of 2^53 units)"
+    )
+
+
+class ToUnits(nn.Module):
+    """Real numbers to whole numbers of units, float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return fixed_point(x)
+        return to_units(x).float()
 
 
-class ToFloat32(nn.Module):
-    """float64 to float32, lossless for fixed-point numbers."""
+class FromUnits(nn.Module):
+    """Whole numbers of units to real numbers; exact."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.float()
+        return x / ONE
 
 
 class ExactConv(nn.Module):
-    """A convolution, or a stride-2 transposed one, as a sum of matrix products, one for each tap.
+    """A convolution, or a stride-2 transposed one, with the LeakyReLU behind it, from units to units.
 
-    Libraries may choose algorithms (Winograd, FFT) whose inner values are not exact; a matrix product has none, and
-    the sum over taps needs no unfolded copy of the input."""
+    Computed as a sum of matrix products, one for each tap: libraries' convolutions may go through values that are not
+    exact (Winograd, FFT). The rows of a tap's matrix are those of the padded map from some row on, margins included,
+    so that no tap needs a copy of its input; what comes out at the margins is dropped."""
 
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d):
+    def __init__(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, slope: float = 1.0):
         super().__init__()
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
-        kernel, padding = conv.kernel_size[0], conv.padding[0]
-        self.stride = conv.stride[0]
-        self.kernel = kernel
-        # (taps, inputs, outputs)
-        weight = conv.weight.permute(2, 3, 0, 1) if self.transposed else conv.weight.permute(2, 3, 1, 0)
-        self.register_buffer("weight", weight.flatten(0, 1).contiguous())
-        self.register_buffer("bias", conv.bias)
+        self.kernel, self.stride, self.slope = conv.kernel_size[0], conv.stride[0], slope
         supported = (
-            padding == kernel // 2
+            conv.kernel_size == (self.kernel, self.kernel)
+            and conv.padding == (self.kernel // 2, self.kernel // 2)
+            and conv.stride == (self.stride, self.stride)
             and conv.groups == 1
             and conv.dilation == (1, 1)
             and self.stride in ((1, 2) if self.transposed else (1,))
         )
         if not supported:
             raise TypeError(f"no exact form of {conv}")
+        # (taps, inputs, outputs)
+        weight = conv.weight.permute(2, 3, 0, 1) if self.transposed else conv.weight.permute(2, 3, 1, 0)
+        weight, bias = round_weights(name, weight.flatten(0, 1), conv.bias)
+        self.register_buffer("weight", weight.contiguous())
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C′, stride·H, stride·W), both float64."""
+        """(B, C, H, W) → (B, C′, stride·H, stride·W), float32."""
         batch, _, height, width = x.shape
-        radius = self.kernel // 2
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, radius, radius, radius, radius))
         stride = self.stride
-        out = self.bias.expand(batch, height, stride, width, stride, -1).clone()
-        for row in range(stride):
-            for column in range(stride):
-                phase = self.bias.expand(batch * height * width, -1).clone()
-                for tap, dy, dx in self._taps(row, column):
-                    y, x0 = radius + dy, radius + dx
-                    window = padded[:, y : y + height, x0 : x0 + width].reshape(len(phase), -1)
-                    torch.addmm(phase, window, self.weight[tap], out=phase)
-                out[:, :, row, :, column] = phase.view(batch, height, width, -1)
-        return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        radius = -(-(self.kernel // 2) // stride)  # how far it reaches in its input
+        padded = width + 2 * radius
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, radius, radius, radius, radius))
+        out = x.new_empty(batch, height, stride, width, stride, len(self.bias))
+        # As many rows at once as stay in the processor's cache.
+        rows = max(1, CHUNK // padded)
+        for image, result in zip(x, out, strict=True):
+            for top in range(0, height, rows):
+                window = image[top : top + rows + 2 * radius].double().flatten(0, 1)
+                count = len(window) - 2 * radius * (
+                    padded + 1
+                )  # outputs from the first one's row and column to the last
+                for phase in np.ndindex(stride, stride):
+                    sums = self.bias.expand(count + 2 * radius, -1).clone()
+                    for tap, dy, dx in self._taps(*phase):
+                        start = (radius + dy) * padded + radius + dx
+                        sums[:count].addmm_(window[start : start + count], self.weight[tap])
+                    sums = finish_(sums, self.slope).view(-1, padded, len(self.bias))
+                    result[top : top + rows, phase[0], :, phase[1]] = sums[:, :width]
+        return out.view(batch, height * stride, width * stride, -1).permute(0, 3, 1, 2)
 
     def _taps(self, row: int, column: int) -> list[tuple[int, int, int]]:
         """(index of the tap, dy, dx) that an output at phase (row, column) reads around its own input."""
         radius, found = self.kernel // 2, []
-        for tap in range(self.kernel**2):
-            ky, kx = divmod(tap, self.kernel)
+        for tap, (ky, kx) in enumerate(np.ndindex(self.kernel, self.kernel)):
             if not self.transposed:
                 found.append((tap, ky - radius, kx - radius))
                 continue
@@ -113,6 +155,26 @@ class ExactConv(nn.Module):
             if not off_y and not off_x:
                 found.append((tap, dy, dx))
         return found
+
+
+class ExactDense(Dense):
+    """A layer of a context's networks, from units to units, all float64."""
+
+    def __init__(self, name: str, dense: Dense, given: float):
+        weight, bias = round_weights(name, dense.weight, dense.bias, given)
+        super().__init__(weight.contiguous(), bias, dense.slope)
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        return finish_(hidden, self.slope)
+
+
+class ExactNetwork(CellNetwork):
+    """The network of a kind of cell, whose features come in units and whose parameters leave as real numbers."""
+
+    def forward(self, features: Tensor, gathered: Tensor) -> Tensor:
+        # ŷ has whole units already: a symbol and a μ, added in float32, whose steps are coarser where it is large.
+        gathered = gathered.double().mul_(ONE).clamp_(-LIMIT, LIMIT)
+        return super().forward(features.double(), gathered).div_(ONE).float()
 
 
 class ExactGain(nn.Module):
@@ -135,7 +197,8 @@ class ExactGain(nn.Module):
         upper = np.minimum(lower + 1, self.levels - 1)
         weight = (quality - lower)[..., None]
         logs = logs[lower] + weight * (logs[upper] - logs[lower])
-        return fixed_point(torch.from_numpy(_exp(logs))).to(self.unit.log_inverse.device)
+        inverse = torch.from_numpy(_exp(logs)).mul_(ONE).round_().clamp_(-LIMIT, LIMIT) / ONE
+        return inverse.to(self.unit.log_inverse.device)
 
 
 def _exp(x: np.ndarray) -> np.ndarray:
@@ -154,52 +217,62 @@ def exact(model: AGVAE) -> AGVAE:
     Only g_a, h_a and g_s stay in floating point: they decide which symbols are sent and how pixels look, never how
     a stream is read. Raises InexactError, with the layer's name, if the weights of one are too large."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    for part, module in (("h_s", model.h_s), ("context", model.context)):
-        for name, layer in module.named_modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | TapConv):
-                _round_weights(f"{part}.{name}", layer)
-    model.h_s = nn.Sequential(_convert(model.h_s), FixedPoint(), ToFloat32())
-    if hasattr(model.context, "head"):
-        model.context.head = _convert(model.context.head)
-    model.context.grid = FixedPoint()
-    model.prior.quantiles.data = fixed_point(model.prior.quantiles).float()
+    layers = _convert("h_s", model.h_s)
+    if isinstance(model.context, SpatialContext):
+        model.context = _exact_context(model.context, layers)
+    else:
+        layers.append(FromUnits())
+    model.h_s = nn.Sequential(ToUnits(), *layers)
+    model.prior.quantiles.data = to_units(model.prior.quantiles).div_(ONE).float()
     if model.hyper_gain is not None:
         model.hyper_gain = ExactGain(model.hyper_gain)
     return model
 
 
-def _convert(module: nn.Module) -> nn.Module:
-    """The layers of a Sequential, each that sums preceded by rounding."""
-    layers = []
-    for layer in module:
+def _convert(name: str, module: nn.Sequential) -> list[nn.Module]:
+    """Exact layers for those of a Sequential, each LeakyReLU joined to the convolution before it."""
+    layers: list[nn.Module] = []
+    for index, layer in enumerate(module):
+        path = f"{name}.{index}"
         if isinstance(layer, nn.Sequential):
-            layers.append(_convert(layer))
+            layers += _convert(path, layer)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layers += [FixedPoint(), ExactConv(layer)]
-        elif isinstance(layer, nn.Linear):
-            layers += [FixedPoint(), layer]
-        elif isinstance(layer, nn.LeakyReLU | nn.PixelShuffle):
+            layers.append(ExactConv(path, layer))
+        elif isinstance(layer, nn.LeakyReLU):
+            # Between the two there may be a pixel shuffle, which changes no value.
+            next(found for found in reversed(layers) if isinstance(found, ExactConv)).slope = layer.negative_slope
+        elif isinstance(layer, nn.PixelShuffle):
             layers.append(layer)
         else:
             raise TypeError(f"no exact form of {layer}")
-    return nn.Sequential(*layers)
+    return layers
 
 
-def _round_weights(name: str, layer: nn.Module) -> None:
-    """Round a layer's weights and bias to multiples of 2^−s, s the largest that keeps its sums exact."""
-    fewest, most = WEIGHT_BITS
-    # The bound itself is computed exactly (integers below 2^53), so that s is the same everywhere.
-    outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-    units = (layer.weight.double() * 2.0**most).round().abs().transpose(0, outputs).flatten(1).sum(1)
-    if layer.bias is not None:
-        units = units + (layer.bias.double() * 2.0**most / LIMIT).abs().ceil()
-    largest = units.max().item() * LIMIT * 2.0**FRACTION_BITS  # in units of 2^−(most + FRACTION_BITS)
-    # One bit is kept free for what rounding adds.
-    surplus = max(0, int(np.frexp(largest * 2 / _EXACT)[1])) if np.isfinite(largest) else most
-    bits = most - surplus
-    if bits < fewest:
-        raise InexactError(f"{name}: its weights are too large for exact sums ({largest:.3g} of {_EXACT:.3g} units)")
-    for parameter in (layer.weight, layer.bias):
-        if parameter is not None:
-            extra = FRACTION_BITS if parameter is layer.bias else 0
-            parameter.data = (parameter.double() * 2.0 ** (bits + extra)).round() * 2.0 ** -(bits + extra)
+def _exact_context(context: SpatialContext, h_s: list[nn.Module]) -> SpatialContext:
+    """The context with its networks in fixed point; its first layer of h_s's features moves to the end of `h_s`."""
+    from_hyper = nn.Conv2d(context.from_hyper.in_features, context.from_hyper.out_features, 1)
+    from_hyper.weight.data = context.from_hyper.weight[:, :, None, None]
+    from_hyper.bias.data = context.from_hyper.bias
+    h_s.append(ExactConv("context.from_hyper", from_hyper))
+    context.hyper_channels = context.from_hyper.out_features
+    context.from_hyper = nn.Identity()
+    networks = nn.ModuleList()
+    done: dict[Dense, ExactDense] = {}
+
+    def convert(name: str, dense: Dense, given: float = 0.0) -> ExactDense:
+        # Networks share layers.
+        if dense not in done:
+            done[dense] = ExactDense(f"context.{name}", dense, given)
+        return done[dense]
+
+    for network in context.networks():
+        networks.append(
+            ExactNetwork(
+                [convert("convolutions", dense) for dense in network.convolutions],
+                convert("from_context", network.join, given=LIMIT),
+                convert("head.1", network.hidden),
+                convert("head.3", network.last),
+            )
+        )
+    context.coding = networks
+    return context

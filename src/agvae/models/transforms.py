@@ -18,11 +18,22 @@ STRIDE_Y = 16
 STRIDE_Z = 64
 
 
+class Reach(NamedTuple):
+    """How far an element of a network's output sees past its own cell of the coarser side, on each side of it.
+
+    g_a, g_s: in latents (16 pixels); h_s: in hyper-latents (64 pixels). Tiles need halos of this width."""
+
+    g_a: int
+    g_s: int
+    h_s: int
+
+
 class Transforms(NamedTuple):
     """The four networks of a hyperprior model and the channels between them.
 
     g_a: (B, 3, H, W) → (B, M, H/16, W/16); g_s back. h_a: (B, M, H/16, W/16) → (B, N, H/64, W/64);
-    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16)."""
+    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16). bytes_per_pixel: about what the tensors that live
+    at once in g_a or g_s take, for the choice of tiles."""
 
     g_a: nn.Module
     g_s: nn.Module
@@ -30,6 +41,8 @@ class Transforms(NamedTuple):
     h_s: nn.Module
     N: int
     M: int
+    reach: Reach
+    bytes_per_pixel: float
 
 
 class GDN(nn.Module):
@@ -95,6 +108,8 @@ def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
         ),
         N=N,
         M=M,
+        reach=Reach(2, 2, 2),
+        bytes_per_pixel=5 * N,
     )  # fmt: skip
 
 
@@ -120,10 +135,11 @@ class ResidualDown(nn.Module):
         self.body = nn.Sequential(
             conv(inputs, outputs, 3, 2), nn.LeakyReLU(), conv(outputs, outputs, 3, 1), GDN(outputs)
         )
-        self.skip = conv(inputs, outputs, 1, 2)
+        self.skip = conv(inputs, outputs, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) + self.skip(x)
+        # Not a strided 1×1 convolution: the backward pass of oneDNN's, channels last, writes past its memory on CPUs.
+        return self.body(x) + self.skip(x[:, :, ::2, ::2])
 
 
 class ResidualUp(nn.Module):
@@ -185,6 +201,8 @@ def residual(N: int, M: int, hyper_channels: int) -> Transforms:
         h_s=_hyper_synthesis(N, M, hyper_channels),
         N=N,
         M=M,
+        reach=Reach(7, 11, 4),
+        bytes_per_pixel=7 * N,
     )  # fmt: skip
 
 
@@ -244,6 +262,8 @@ def depthwise(N: int, M: int, hyper_channels: int, blocks: int) -> Transforms:
         h_s=_hyper_synthesis(N, M, hyper_channels),
         N=N,
         M=M,
+        reach=Reach(2 + -(-blocks // 2), 2 + -(-blocks // 2), 4),
+        bytes_per_pixel=N + M // 4 + 50,
     )  # fmt: skip
 
 

@@ -76,7 +76,9 @@ def _averaged(dtype: torch.dtype) -> torch.dtype:
 
 
 class Interrupted(SystemExit):
-    """Training was stopped by a signal, between two steps and with its checkpoint written. Exit status 128 + signal."""
+    """Training was stopped by a signal, between two steps and with its checkpoint written.
+
+    The exit status is 128 + signal on rank zero and 0 on the others."""
 
 
 class LastCheckpoint(Checkpoint):
@@ -109,7 +111,8 @@ class LastCheckpoint(Checkpoint):
         if stopped or trainer.should_stop or step == trainer.max_steps or step % self.every_n_steps == 0:
             self._save(trainer)
         if stopped:
-            raise Interrupted(128 + (self.signal or signal.SIGINT))
+            trainer.strategy.barrier()  # the launcher kills rank zero, writing or not, once another rank has failed
+            raise Interrupted(128 + (self.signal or signal.SIGINT) if trainer.is_global_zero else 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)

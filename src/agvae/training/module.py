@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -52,7 +52,7 @@ class AGVAEModule(LightningModule):
         loss = {**loss, "lambdas": level_lambdas(loss, levels)}
         self.lambdas: list[float] = loss["lambdas"]
         self.model.initialise_gains(self.lambdas)
-        self.model.to(memory_format=torch.channels_last)
+        self.memory_format = torch.contiguous_format
         self.distortion = DISTORTIONS[loss["name"]]
         weights = level_weights(self.lambdas, loss["level_weight_power"])
         self.register_buffer("level_lambda", torch.tensor(self.lambdas), persistent=False)
@@ -72,9 +72,18 @@ class AGVAEModule(LightningModule):
             logger=False,
         )
 
+    def setup(self, stage: str) -> None:
+        """Lay tensors out with channels last, the faster way, where that is safe."""
+        # On a CPU oneDNN's weight gradient of a strided 1×1 convolution then writes out of bounds, and may be wrong
+        # without a word (oneDNN issue 6035, torch 2.11).
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if not (on_cpu and any(_strided_1x1(module) for module in self.model.modules())):
+            self.memory_format = torch.channels_last
+            self.model.to(memory_format=torch.channels_last)
+
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 (B, 3, H, W), as it comes to the device at a quarter of the bytes, to floats in [0, 1]."""
-        return image.to(self.dtype, memory_format=torch.channels_last) / 255
+        return image.to(self.dtype, memory_format=self.memory_format) / 255
 
     def draw_levels(self, size: int) -> Tensor:
         """(size,) levels: one per picture, or one for all with level_sampling=batch (the paper's)."""
@@ -153,10 +162,13 @@ class AGVAEModule(LightningModule):
         self.curve.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add each image at each quality to the RD curve: the model's own rate, metrics on the 8-bit picture."""
+        """Add each image at each quality to the RD curve: the model's own rate, metrics on the 8-bit picture.
+
+        Without autocast, as the codec codes."""
         x = self.pixels(batch.image)
         for index, quality in enumerate(self.qualities):
-            out = self.model(x, quality)
+            with torch.autocast(x.device.type, enabled=False):
+                out = self.model(x, quality)
             bpp = out.bits / (x.shape[2] * x.shape[3])
             decoded = (out.x_hat.float().clamp(0, 1) * 255).round() / 255
             defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
@@ -186,6 +198,10 @@ class AGVAEModule(LightningModule):
 def step_seed(seed: int, rank: int, batch: int) -> int:
     """A 63-bit seed for torch's generators: a hash of the run's seed, the rank and the batch's number."""
     return int(np.random.SeedSequence((seed, rank, batch)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _strided_1x1(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1
 
 
 def _validation_qualities(qualities: list[float] | None, levels: int) -> list[float]:

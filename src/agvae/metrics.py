@@ -6,12 +6,12 @@ Both take images as HWC uint8 arrays (or anything `numpy.asarray` makes one of, 
 import math
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from pytorch_msssim import ms_ssim as _ms_ssim
 
 # Four halvings must leave more than the 11-tap window: (11 - 1) * 2**4.
 MS_SSIM_LARGEST_REFUSED_SIDE = 160
+
+_ROWS = 256
 
 
 def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
@@ -23,8 +23,11 @@ def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
     48.13
     """
     reference, decoded = _pair(reference, decoded)
-    mse = np.mean((reference.astype(np.float64) - decoded) ** 2)
-    return math.inf if mse == 0 else float(10 * np.log10(255**2 / mse))
+    total = 0
+    for row in range(0, len(reference), _ROWS):  # so that memory does not grow with the picture
+        difference = reference[row : row + _ROWS].astype(np.int32) - decoded[row : row + _ROWS]
+        total += int((difference * difference).sum(dtype=np.int64))
+    return 10 * math.log10(255**2 * reference.size / total) if total else math.inf
 
 
 def ms_ssim(reference: ArrayLike, decoded: ArrayLike) -> float:
@@ -35,6 +38,9 @@ def ms_ssim(reference: ArrayLike, decoded: ArrayLike) -> float:
     reference, decoded = _pair(reference, decoded)
     if min(reference.shape[:2]) <= MS_SSIM_LARGEST_REFUSED_SIDE:
         return math.nan
+    import torch
+    from pytorch_msssim import ms_ssim as _ms_ssim
+
     x, y = (torch.tensor(image).permute(2, 0, 1)[None].float() for image in (reference, decoded))
     return _ms_ssim(x, y, data_range=255).item()
 

@@ -1,0 +1,83 @@
+"""Running a network in tiles whose results join to what it gives for the whole.
+
+A tile is run with a halo as wide as the network's reach, so that what is kept of its output has seen every input that
+it would have seen in one run; at the borders of the picture the network pads with zeros, in tiles as in one run.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CPU_WORKSPACE = 400 * 2**20
+"""Bytes that the tensors of one tile may take on a CPU."""
+
+
+class Tile(NamedTuple):
+    """A tile and the part of the map that its run reads, both half-open, in units of the coarser side."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    read: tuple[slice, slice]
+
+    def crop(self, output: Tensor, scale: int) -> Tensor:
+        """The tile's own part of a run's output, whose resolution is `scale` per unit."""
+        rows, columns = self.read
+        return output[
+            ...,
+            (self.top - rows.start) * scale : (self.bottom - rows.start) * scale,
+            (self.left - columns.start) * scale : (self.right - columns.start) * scale,
+        ]
+
+
+def tiles(height: int, width: int, side: int, halo: int) -> list[Tile]:
+    """Tiles of at most `side`² units that cover a map of height × width units, in raster order."""
+    return [
+        Tile(
+            top,
+            left,
+            bottom,
+            right,
+            (
+                slice(max(0, top - halo), min(height, bottom + halo)),
+                slice(max(0, left - halo), min(width, right + halo)),
+            ),
+        )
+        for top, bottom in _split(height, side)
+        for left, right in _split(width, side)
+    ]
+
+
+def tile_side(bytes_per_unit: float, halo: int, device: torch.device) -> int:
+    """Side of a tile, in units, whose run takes the memory there is for it, but at least as wide as its halos."""
+    workspace = CPU_WORKSPACE
+    if device.type == "cuda":
+        workspace = torch.cuda.mem_get_info(device)[0] // 2
+    return max(2 * halo, int((workspace / bytes_per_unit) ** 0.5) - 2 * halo, 4)
+
+
+def run_in_tiles(
+    network: Callable[[Tensor], Tensor],
+    read: Callable[[slice, slice], Tensor],
+    write: Callable[[Tile, Tensor], None],
+    layout: list[Tile],
+    out_scale: int,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """For each tile give what `read` returns for its rows and columns to `network`, and `write` its part of the output.
+
+    The output has `out_scale` elements per unit and side. `progress` gets the share done after each tile."""
+    for done, tile in enumerate(layout, 1):
+        write(tile, tile.crop(network(read(*tile.read)), out_scale))
+        if progress is not None:
+            progress(done / len(layout))
+
+
+def _split(length: int, side: int) -> list[tuple[int, int]]:
+    """[0, length) in the fewest equal parts of at most `side`."""
+    count = -(-length // side)
+    edges = [length * i // count for i in range(count + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))

@@ -1,0 +1,107 @@
+"""Tiles: they cover the map once, and networks run in them give what they give in one run."""
+
+import pytest
+import torch
+from conftest import lively_model
+
+from agvae.codec import Codec, codec, model_file
+from agvae.codec.tiling import run_in_tiles, tiles
+from agvae.models.exact import exact
+from agvae.models.transforms import TRANSFORMS
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (64, 65), (129, 40)])
+@pytest.mark.parametrize("side", [1, 4, 32])
+def test_tiles_cover_the_map_once_and_their_halos_stay_inside(size, side):
+    visits = torch.zeros(size, dtype=torch.int)
+    for tile in tiles(*size, side, halo=3):
+        visits[tile.top : tile.bottom, tile.left : tile.right] += 1
+        rows, columns = tile.read
+        assert (rows.start, columns.start) == (max(0, tile.top - 3), max(0, tile.left - 3))
+        assert (rows.stop, columns.stop) == (min(size[0], tile.bottom + 3), min(size[1], tile.right + 3))
+        assert tile.bottom - tile.top <= side
+        assert tile.right - tile.left <= side
+    assert visits.eq(1).all()
+
+
+def build(name, blocks=3):
+    extra = {"blocks": blocks} if name == "depthwise" else {}
+    torch.manual_seed(0)
+    return TRANSFORMS[name](N=4, M=4, hyper_channels=4, **extra)
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+@pytest.mark.parametrize(
+    ("part", "channels", "in_scale", "out_scale"), [("g_a", 3, 16, 1), ("g_s", 4, 1, 16), ("h_s", 4, 1, 4)]
+)
+def test_no_network_reaches_past_its_halo(name, part, channels, in_scale, out_scale):
+    """The gradient of one cell of the output is zero outside the cell and its halo."""
+    transforms = build(name)
+    reach, centre, side = getattr(transforms.reach, part), 14, 29
+    x = torch.randn(1, channels, side * in_scale, side * in_scale, requires_grad=True)
+    cell = getattr(transforms, part)(x).unflatten(2, (side, out_scale)).unflatten(4, (side, out_scale))
+    cell = cell[:, :, centre, :, centre]
+    (cell * torch.randn_like(cell)).sum().backward()
+    seen = x.grad.unflatten(2, (side, in_scale)).unflatten(4, (side, in_scale)).abs().amax((0, 1, 3, 5)) > 0
+    inside = torch.zeros_like(seen)
+    inside[centre - reach : centre + reach + 1, centre - reach : centre + reach + 1] = True
+    assert not (seen & ~inside).any()
+    # And no wider than it must be: tiles pay for their halos.
+    assert (seen & inside)[centre].sum() > 2 * reach - 4
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+@pytest.mark.parametrize(
+    ("part", "channels", "in_scale", "out_scale"), [("g_a", 3, 16, 1), ("g_s", 4, 1, 16), ("h_s", 4, 1, 4)]
+)
+def test_tiles_join_to_the_untiled_run(name, part, channels, in_scale, out_scale):
+    transforms = build(name, blocks=1)
+    network, halo = getattr(transforms, part), getattr(transforms.reach, part)
+    x = torch.randn(1, channels, 20 * in_scale, 25 * in_scale)
+    with torch.inference_mode():
+        whole = network(x)
+        joined = torch.full_like(whole, torch.nan)
+
+        def read(rows, columns):
+            return x[
+                :,
+                :,
+                rows.start * in_scale : rows.stop * in_scale,
+                columns.start * in_scale : columns.stop * in_scale,
+            ]
+
+        def write(tile, part):
+            top, left = tile.top * out_scale, tile.left * out_scale
+            joined[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
+
+        shares = []
+        run_in_tiles(network, read, write, tiles(20, 25, 8, halo), out_scale, shares.append)
+    torch.testing.assert_close(joined, whole, atol=1e-5, rtol=1e-4)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config):
+    tiny_config["context"]["name"] = "checkerboard"
+    model = lively_model(tiny_config)
+    ours = Codec(model_file.from_model(model))
+    z = torch.randint(-5, 6, (1, model.N, 13, 9)).float()
+    with torch.inference_mode():
+        whole = exact(model).hyper_synthesize(z + ours._model.prior.medians, 1.5)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(codec, "tile_side", lambda *_: 4)
+            tiled = ours._psi(z, 1536)
+    assert torch.equal(whole, tiled)
+
+
+def test_a_picture_coded_in_tiles_is_that_coded_whole(tiny_model, photo, monkeypatch):
+    ours = Codec(model_file.from_model(tiny_model))
+    image = photo.crop((0, 0, 400, 300))
+    whole = ours.compress(image, quality=1.5)
+    picture = ours.decompress(whole)
+    monkeypatch.setattr(codec, "tile_side", lambda bytes_per_unit, halo, device: 5)
+    tiled = ours.compress(image, quality=1.5)
+    # A float sum in another order may turn a symbol that lies on the edge.
+    assert abs(len(tiled) - len(whole)) <= 0.001 * len(whole)
+    difference = torch.tensor(list(ours.decompress(whole).tobytes())) - torch.tensor(list(picture.tobytes()))
+    assert difference.abs().max() <= 1
