@@ -42,7 +42,7 @@ class BitstreamError(ValueError):
 
 
 class Header(NamedTuple):
-    """What comes before the stream. Sizes in pixels, quality in steps of 1/1024 level, extras as the file holds them."""
+    """What comes before the stream: sizes in pixels, quality in 1/1024 level, extras as the file holds them."""
 
     fingerprint: bytes
     width: int

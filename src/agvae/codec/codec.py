@@ -16,9 +16,9 @@ from agvae.codec.bitstream import BitstreamError, Header
 from agvae.codec.model_file import ModelFile
 from agvae.codec.tiling import Tile, run_in_tiles, tile_side, tiles
 from agvae.entropy.coder import CodingError, Decoder, Encoder
-from agvae.entropy.tables import TOTAL, scale_index
+from agvae.entropy.tables import TOTAL, Tables, scale_index
 from agvae.images import MAX_PIXELS, Picture, picture_of
-from agvae.models.agvae import Parameters
+from agvae.models.agvae import AGVAE, Parameters
 from agvae.models.context import Cell
 from agvae.models.gain import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 from agvae.models.transforms import STRIDE_Y, STRIDE_Z
@@ -26,8 +26,8 @@ from agvae.models.transforms import STRIDE_Y, STRIDE_Z
 _CELLS = STRIDE_Z // STRIDE_Y
 """Latents per hyper-latent, on each side."""
 
-_SAMPLE_SIDE = 16
-"""Side, in latents, of the patches from which a rate search takes its first guess."""
+_USUAL_BPP = (0.08, 1.2)
+"""About the rates of a photo at the first and the last level: where a search for a rate starts."""
 
 Progress = Callable[[float], None]
 
@@ -133,13 +133,15 @@ class Codec:
             return self._encode(latent, header, fixed)[0]
         last = (self.levels - 1) * QUALITY_STEPS
         if name in ("bpp", "bytes"):
-            size = int(target if name == "bytes" else target * header.width * header.height / 8)
-            overhead = len(bitstream.pack(header, b""))
+            pixels = header.width * header.height
+            size = int(target if name == "bytes" else target * pixels / 8)
+            start = np.interp(math.log(8 * max(size, 1) / pixels), np.log(_USUAL_BPP), (0, last))
+            census = ScaleCensus(self._tables, self._model)
             return rate_control.largest_within(
-                lambda fixed: self._encode(latent, header, fixed)[0],
+                lambda fixed: (self._encode(latent, header, fixed, census)[0], census.curve(fixed)),
                 size,
                 last,
-                self._guess(latent, 8 * (size - overhead), last),
+                round(float(start)),
             )
         if name == "ms_ssim" and min(header.width, header.height) <= metrics.MS_SSIM_LARGEST_REFUSED_SIDE:
             raise rate_control.TargetError(
@@ -172,7 +174,8 @@ class Codec:
                 symbols = decoder.pop_y(*self._indices(parameters))
                 return torch.from_numpy(symbols).to(self.device, torch.float32).view_as(parameters.mu)
 
-            y_hat = self._model.decode(self._psi(z_symbols.to(self.device, torch.float32), header.quality), pop)
+            psi = self._psi(z_symbols.to(self.device, torch.float32), quality_from_fixed(header.quality))
+            y_hat = self._model.decode(psi, pop)
             decoder.finish()
         except CodingError as error:
             raise BitstreamError(f"the file is damaged: {error}") from error
@@ -189,44 +192,46 @@ class Codec:
     def estimate(self, image: Image.Image | np.ndarray | Tensor | Picture | Latent, *, quality: float) -> float:
         """The model's own rate for the symbols that `compress` would code, in bits, without header or coder."""
         latent = image if isinstance(image, Latent) else self.analyze(image)
-        return self._bits(latent.y, quality_to_fixed(quality, self.levels)).item()
+        return self._bits(latent.y, quality_from_fixed(quality_to_fixed(quality, self.levels))).item()
 
-    def _encode(self, latent: Latent, header: Header, fixed: int) -> tuple[bytes, Tensor]:
-        """The file at a quality in fixed point, and ŷ as its decoder will have it."""
+    def _encode(
+        self, latent: Latent, header: Header, fixed: int, census: "ScaleCensus | None" = None
+    ) -> tuple[bytes, Tensor]:
+        """The file at a quality in fixed point, and ŷ as its decoder will have it; `census` counts the scales."""
         header = header._replace(quality=fixed)
         encoder = Encoder(self._tables, header.checksum)
-        z_symbols, psi, y_bar = self._hyper(latent.y, fixed)
+        z_symbols, psi, y_bar = self._hyper(latent.y, quality_from_fixed(fixed))
         encoder.push_z(_integers(z_symbols).reshape(z_symbols.shape[1], -1))
 
         def push(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
-            encoder.push_y(_integers(symbols), *self._indices(parameters))
+            left, right = self._indices(parameters)
+            encoder.push_y(_integers(symbols), left, right)
+            if census is not None:
+                census.count(cell.channels, left, right)
 
         y_hat = self._model.encode(y_bar, psi, push)
         return bitstream.pack(header, encoder.finish()), y_hat
 
-    def _bits(self, y: Tensor, fixed: int) -> Tensor:
-        """The model's rate for y (B, M, h, w), in bits, the sum over the batch."""
-        z_symbols, psi, y_bar = self._hyper(y, fixed)
-        bits = -self._model.prior(z_symbols + self._model.prior.medians).log2().sum(dtype=torch.float64)
+    def _bits(self, y: Tensor, quality: Tensor | float) -> Tensor:
+        """The model's rate for each of y (B, M, h, w), in bits, (B,) float64."""
+        z_symbols, psi, y_bar = self._hyper(y, quality)
+        bits = _bits(self._model.prior(z_symbols + self._model.prior.medians))
 
         def add(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
-            likelihoods = self._model.likelihood(symbols + parameters.mu, parameters)
-            bits.sub_(likelihoods.log2().sum(dtype=torch.float64))
+            bits.add_(_bits(self._model.likelihood(symbols + parameters.mu, parameters)))
 
         self._model.encode(y_bar, psi, add)
         return bits
 
-    def _hyper(self, y: Tensor, fixed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols of z, h_s's features and ȳ, at the quality that the stream will carry."""
-        quality = quality_from_fixed(fixed)
+    def _hyper(self, y: Tensor, quality: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols of z, h_s's features and ȳ, at a quality that a stream can carry."""
         y_bar = self._model.scale(y, quality)
         z_symbols = (self._model.hyper_analyze(y_bar, quality) - self._model.prior.medians).round()
-        return z_symbols, self._psi(z_symbols, fixed), y_bar
+        return z_symbols, self._psi(z_symbols, quality), y_bar
 
-    def _psi(self, z_symbols: Tensor, fixed: int) -> Tensor:
+    def _psi(self, z_symbols: Tensor, quality: Tensor | float) -> Tensor:
         """h_s's features, in tiles: exact arithmetic makes them the same however they are cut."""
         z_hat = z_symbols + self._model.prior.medians
-        quality = quality_from_fixed(fixed)
         batch, _, height, width = z_hat.shape
         psi = torch.empty(
             (batch, self._model.context.hyper_channels, height * _CELLS, width * _CELLS),
@@ -316,36 +321,52 @@ class Codec:
         rows = zip(tables.z_start[:-1], tables.z_start[1:], strict=True)
         return y - sum(math.log2(np.diff(tables.z[start:stop]).max() / TOTAL) for start, stop in rows)
 
-    def _guess(self, latent: Latent, bits: float, last: int) -> tuple[int, float]:
-        """A quality that may give so many bits, and the slope of the logarithm of the size there, from patches of y."""
-        y = latent.y
-        down, right = (_spread(side) for side in y.shape[2:])
-        patches = torch.cat([y[:, :, top:bottom, left:end] for top, bottom in down for left, end in right])
-        share = patches[:, 0].numel() / y[:, 0].numel()
-        aim = math.log(max(1.0, bits * share))
-        low, high = 0, last
-        at_low = at_high = None
-        quality = last // 2
-        for _ in range(4):
-            error = math.log(self._bits(patches, quality).item()) - aim
-            if error > 0:
-                high, at_high = quality, error
-            else:
-                low, at_low = quality, error
-            slope = 0.5 / QUALITY_STEPS
-            if at_low is not None and at_high is not None:
-                slope = (at_high - at_low) / (high - low)
-            following = min(max(quality - round(error / slope), 0), last)
-            if abs(error) < rate_control.RATE_SLACK or following == quality:
-                break
-            quality = following
-        return quality, slope
-
     def _indices(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
         left = scale_index(parameters.sigma_l, self._tables.scales).flatten().cpu().numpy()
         if parameters.sigma_r is parameters.sigma_l:
             return left, left
         return left, scale_index(parameters.sigma_r, self._tables.scales).flatten().cpu().numpy()
+
+
+class ScaleCensus:
+    """How often each scale was used in each channel of one coding, and what sizes at other qualities follow from it.
+
+    Between qualities the scales of a channel change, very nearly, by the ratio of its gains; so do the entropies."""
+
+    def __init__(self, tables: Tables, model: AGVAE):
+        self._model = model
+        self._step = math.log(tables.scales[1] / tables.scales[0])
+        self._counts = np.zeros((model.M, len(tables.scales)), dtype=np.int64)
+        half = torch.arange(0, 8 * tables.scales[-1], dtype=torch.float64)[None] + 0.5
+        sigma = torch.from_numpy(tables.scales)[:, None]
+        # Of a Gaussian's integer bins: the central one, and the others in pairs.
+        edges = torch.special.erfc(half / sigma / math.sqrt(2))
+        self._entropy = (torch.special.entr(1 - edges[:, 0]) + 2 * torch.special.entr(-edges.diff() / 2).sum(1)).numpy()
+
+    def count(self, channels: slice, left: np.ndarray, right: np.ndarray) -> None:
+        """Add a cell's scale indices, flat, each position's channels in order."""
+        part = self._counts[channels]
+        offsets = np.arange(len(part)) * part.shape[1]
+        for side in (left, right):
+            flat = (side.reshape(-1, len(part)) + offsets).ravel()
+            part += np.bincount(flat, minlength=part.size).reshape(part.shape)
+
+    def curve(self, fixed: int) -> np.ndarray:
+        """Logarithm of the size, right but for a factor, at all levels and half-way, and forget the counts.
+
+        `fixed` is the quality at which they were taken."""
+        index = np.arange(self._counts.shape[1])
+        qualities = torch.arange(2 * self._model.levels - 1) / 2
+        gains = self._model.gain.gain(qualities) / self._model.gain.gain(quality_from_fixed(fixed))
+        shifts = gains.double().log().cpu().numpy() / self._step
+        entropies = np.interp(index + shifts[..., None], index, self._entropy)
+        curve = np.log((entropies * self._counts).sum((1, 2)) + 1)
+        self._counts[:] = 0
+        return curve
+
+
+def _bits(likelihoods: Tensor) -> Tensor:
+    return -likelihoods.log2().flatten(1).sum(1, dtype=torch.float64)
 
 
 def _integers(symbols: Tensor) -> np.ndarray:
@@ -355,15 +376,6 @@ def _integers(symbols: Tensor) -> np.ndarray:
 def _padded(*sides: int) -> tuple[int, ...]:
     """Sides rounded up to what the model takes."""
     return tuple(side + -side % STRIDE_Z for side in sides)
-
-
-def _spread(side: int) -> list[tuple[int, int]]:
-    """Up to four runs of _SAMPLE_SIDE latents spread evenly over a side, on the grid of the hyper-latents."""
-    if side <= 2 * _SAMPLE_SIDE:
-        return [(0, side)]
-    count = min(4, side // (2 * _SAMPLE_SIDE))
-    starts = [(side * (2 * i + 1) // (2 * count) - _SAMPLE_SIDE // 2) // _CELLS * _CELLS for i in range(count)]
-    return [(start, start + _SAMPLE_SIDE) for start in starts]
 
 
 def _picture(image: Image.Image | np.ndarray | Tensor | Picture) -> Picture:

@@ -1,12 +1,14 @@
 """From a target, in bytes or in a metric, to the quality that meets it.
 
 Quality is a whole number of fixed-point steps, and both file size and metrics rise with it but for small dents. A
-search keeps a bracket of two qualities on either side of the target and divides it where a straight line through
-its ends (of the logarithm of the size, or of the metric) meets the target, so that a few trials are enough.
+search keeps a bracket of two qualities on either side of the target and divides it where the target should lie, so
+that a few trials are enough.
 """
 
 import math
 from collections.abc import Callable
+
+import numpy as np
 
 RATE_SLACK = 0.01
 """A file may be this share smaller than its target."""
@@ -17,71 +19,47 @@ METRIC_SLACK = {"psnr": 0.05, "ms_ssim": 0.0005}
 _AIM = 0.4
 """Where in the slack a trial aims: its middle, a little to the safe side."""
 
-_SLOPE = 0.5 / 1024
-"""How fast the logarithm of the size rises per step, where nothing better is known: e-fold in two levels."""
+_TRIALS = 6
+"""Trials after which the bracket is halved instead: the curve is not to be trusted."""
 
 
 class TargetError(ValueError):
     """A target that this picture cannot have with this model; the message names the range that it can have."""
 
 
-def largest_within(
-    code: Callable[[int], bytes], target: int, last: int, guess: tuple[int, float] | None = None
-) -> bytes:
-    """The file of at most `target` bytes, and at least 1 % less if the steps allow, that `code` gives for a quality.
+def largest_within(code: Callable[[int], tuple[bytes, np.ndarray]], target: int, last: int, start: int) -> bytes:
+    """The file of at most `target` bytes, and at most 1 % less if the steps allow, that `code` gives for a quality.
 
-    `last` is the highest quality, `guess` a first quality and the slope there: by how much the logarithm of the size
-    rises per step. Raises TargetError if the target is below the smallest or above the largest file."""
+    `code` gives, beside the file of a quality, a guess at the logarithm of the size at evenly spaced qualities from 0 to
+    `last`, the highest, right but for a factor. The first trial is at `start`; each gives the curve on which the next
+    quality is read off. Raises TargetError if the target is below the smallest or above the largest file."""
+    qualities = np.arange(last + 1)
     aim = math.log(target * (1 - _AIM * RATE_SLACK))
     files: dict[int, bytes] = {}
-
-    def error(quality: int) -> float:
-        """Logarithm of the size above the aim."""
-        if quality not in files:
-            files[quality] = code(quality)
-        return math.log(len(files[quality])) - aim
-
-    def fits(quality: int) -> bool:
-        return len(files[quality]) <= target
-
-    def good(quality: int) -> bool:
-        return fits(quality) and len(files[quality]) >= (1 - RATE_SLACK) * target
-
-    def out_of_range() -> TargetError:
-        error(0), error(last)
-        smallest, largest = len(files[0]), len(files[last])
-        return TargetError(f"{target} bytes is out of range: this picture takes {smallest} to {largest} bytes")
-
-    low = high = None
-    quality, slope = guess or (last // 2, _SLOPE)
-    for _ in range(3):
-        quality = min(max(quality, 0), last)
-        miss = error(quality)
-        if good(quality):
+    low, high = -1, last + 1  # a quality known to fit, and one known not to
+    quality, size_before, before = start, 0.0, None
+    while True:
+        files[quality], curve = code(quality)
+        size = len(files[quality])
+        if (1 - RATE_SLACK) * target <= size <= target:
             return files[quality]
-        low, high = (quality, high) if fits(quality) else (low, quality)
-        following = quality - round(miss / slope)
-        if (low is not None and following <= low) or (high is not None and following >= high):
+        low, high = (quality, high) if size <= target else (low, quality)
+        if high - low == 1:
             break
-        quality = following
-    if low is None:
-        low = 0
-        error(low)
-        if not fits(low):
-            raise out_of_range()
-    if high is None:
-        high = last
-        error(high)
-        if good(high):
-            return files[high]
-        if fits(high):
-            raise out_of_range()
-    while not good(low) and high - low > 1:
-        below, above = error(low), error(high)
-        middle = low + round((high - low) * -below / (above - below)) if above > below else (low + high) // 2
-        middle = min(max(middle, low + 1), high - 1)
-        error(middle)
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        log_size = math.log(size)
+        predicted = np.interp(qualities, np.linspace(0, last, len(curve)), curve)
+        predicted += log_size - predicted[quality]
+        # Sizes have small dents: two trials close to each other say nothing about the slope.
+        if before is not None and abs(quality - before) > last // 50:
+            slope = (size_before - predicted[before]) / (before - quality)
+            predicted += slope * (qualities - quality)
+        size_before, before = log_size, quality
+        quality = low + 1 + int(np.abs(predicted[low + 1 : high] - aim).argmin())
+        if len(files) >= _TRIALS:
+            quality = (low + high) // 2
+    if low < 0 or high > last:
+        smallest, largest = (len(files[q] if q in files else code(q)[0]) for q in (0, last))
+        raise TargetError(f"{target} bytes is out of range: this picture takes {smallest} to {largest} bytes")
     return files[low]
 
 

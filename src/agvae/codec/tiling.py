@@ -5,6 +5,7 @@ it would have seen in one run; at the borders of the picture the network pads wi
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -80,4 +81,4 @@ def _split(length: int, side: int) -> list[tuple[int, int]]:
     """[0, length) in the fewest equal parts of at most `side`."""
     count = -(-length // side)
     edges = [length * i // count for i in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
