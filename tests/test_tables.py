@@ -197,7 +197,7 @@ HOSTILE = {
     "no scale": edit("scales", lambda t: t[:0]),
     "a negative scale": edit("scales", assign(0, -1.0)),
     "an infinite scale": edit("scales", assign(-1, float("inf"))),
-    "frequencies that fall": edit("magnitude", assign(4, 70_000)),
+    "frequencies that fall": edit("magnitude", assign(4, TOTAL + 1)),
     "a negative frequency": edit("magnitude", assign(1, -5)),
     "a row that does not end at the total": edit("magnitude", lambda t: t[:-1]),
     "a row past the end": edit("magnitude_start", assign(-1, 2**31 - 1)),

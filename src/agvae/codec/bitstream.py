@@ -126,12 +126,13 @@ def pack_alpha(alpha: np.ndarray | None) -> bytes:
 
 def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray | None:
     """Inverse of `pack_alpha`; raises BitstreamError unless it is 8-bit grey of that size."""
-    from PIL import Image
+    from PIL.PngImagePlugin import PngImageFile
 
     if not data:
         return None
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        # Not Image.open, which refuses what it takes for a bomb: here the size is known before a pixel is decoded.
+        with PngImageFile(io.BytesIO(data)) as image:
             if image.mode == "L" and image.size == (width, height):
                 return np.array(image)
     except Exception as error:  # Pillow raises nearly anything on damaged data

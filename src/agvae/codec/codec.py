@@ -179,14 +179,11 @@ class Codec:
             decoder.finish()
         except CodingError as error:
             raise BitstreamError(f"the file is damaged: {error}") from error
-        picture = Picture(
-            pixels=self._synthesize(y_hat, header.quality, header.width, header.height, progress),
-            grey=header.grey,
-            alpha=bitstream.unpack_alpha(header.alpha, header.width, header.height),
-            exif=bitstream.unpack_block(header.exif),
-            icc=bitstream.unpack_block(header.icc),
-        )
-        return picture.to_pil()
+        # Before the pixels, which take longest.
+        alpha = bitstream.unpack_alpha(header.alpha, header.width, header.height)
+        exif, icc = bitstream.unpack_block(header.exif), bitstream.unpack_block(header.icc)
+        pixels = self._synthesize(y_hat, header.quality, header.width, header.height, progress)
+        return Picture(pixels, header.grey, alpha, exif, icc).to_pil()
 
     @torch.inference_mode()
     def estimate(self, image: Image.Image | np.ndarray | Tensor | Picture | Latent, *, quality: float) -> float:
@@ -301,8 +298,9 @@ class Codec:
                 f"the file was made by the model {header.fingerprint.hex()}, not by {self.name} "
                 f"({self.fingerprint.hex()})"
             )
-        if header.width * header.height > max_pixels:
-            raise BitstreamError(f"a picture of {header.width}×{header.height} is over {max_pixels} pixels")
+        # A side under 64 takes what one of 64 does: a picture of 1×2^28 would take 64 times as much as it seems to.
+        if max(header.width, STRIDE_Z) * max(header.height, STRIDE_Z) > max(max_pixels, STRIDE_Z**2):
+            raise BitstreamError(f"a picture of {header.width}×{header.height} is over {max_pixels} pixels, the limit")
         if header.quality > (self.levels - 1) * QUALITY_STEPS:
             quality = quality_from_fixed(header.quality)
             raise BitstreamError(f"quality {quality:g} is past the model's last level, {self.levels - 1}")

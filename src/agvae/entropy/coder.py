@@ -1,6 +1,6 @@
 """Entropy coder: integer symbols ↔ bytes, under the integer tables of a model.
 
-An rANS coder with 64-bit states in [2^32, 2^64), 32-bit words and 16-bit frequencies. All arithmetic is on
+An rANS coder with 64-bit states in [2^32, 2^64), 32-bit words and 20-bit frequencies. All arithmetic is on
 unsigned integers, so that a stream means the same on every machine.
 
 The stream, as the decoder reads it:
@@ -9,10 +9,10 @@ The stream, as the decoder reads it:
             is not zero: 2^(8(b − 1)) ≤ state < 2^(8b)
     words   (length − b) / 4 words of 4 bytes, little endian
 
-Reading an entry that owns [a, a + f) of the 2^16 slots, and reading k raw bits:
+Reading an entry that owns [a, a + f) of the 2^20 slots, and reading k raw bits:
 
-    a ≤ state mod 2^16 < a + f                                bits  = state mod 2^k
-    state = f · ⌊state / 2^16⌋ + state mod 2^16 − a           state = ⌊state / 2^k⌋
+    a ≤ state mod 2^20 < a + f                                bits  = state mod 2^k
+    state = f · ⌊state / 2^20⌋ + state mod 2^20 − a           state = ⌊state / 2^k⌋
 
     and then, in both cases, if state < 2^32: state = 2^32 · state + next word
 
@@ -209,7 +209,7 @@ def _z_arrays(tables: Tables):
 
 
 # The kernels. A state is uint64 throughout: beside a signed integer numba would turn it into a float. Indices need no
-# check against the arrays' ends because Tables guarantees rows that run from 0 to 2^16. The steps take and give
+# check against the arrays' ends because Tables guarantees rows that run from 0 to 2^20. The steps take and give
 # scalars: a call that passes an array counts its references, atomically, which takes longer than coding a symbol.
 
 _LOWEST = np.uint64(1 << 32)

@@ -1,11 +1,11 @@
 """Evaluation: metrics on 8-bit images, rate-distortion curves, BD-rate, and codecs to compare with."""
 
 from agvae.evaluation.classical import CLASSICAL_CODECS
-from agvae.metrics import ms_ssim, ms_ssim_db, psnr
 from agvae.evaluation.rd import METRICS, BDRate, Curve, bd_rate, quality_db, read_curve, slug, write_curve
 from agvae.evaluation.reference import KODAK_IMAGES, background_curves, published_curves
 from agvae.evaluation.runner import Evaluation, ModelCodec, evaluate_codecs
 from agvae.evaluation.summary import bd_rate_notes, bd_rate_table, bd_rates, curve_table
+from agvae.metrics import ms_ssim, ms_ssim_db, psnr
 
 __all__ = [
     "CLASSICAL_CODECS",

@@ -14,9 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from agvae.errors import ConfigError
-from agvae.metrics import ms_ssim, psnr
 from agvae.evaluation.rd import RESULTS, Curve, finite_or_none, mean_curve, slug
 from agvae.images import load_rgb
+from agvae.metrics import ms_ssim, psnr
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from agvae.metrics import ms_ssim_db
 from agvae.evaluation.rd import METRICS, Curve, bd_rate
+from agvae.metrics import ms_ssim_db
 
 
 def bd_rates(ours: Curve, measured: Sequence[Curve], published: Sequence[Curve] = ()) -> dict[str, dict[str, Any]]:
