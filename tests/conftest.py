@@ -43,7 +43,7 @@ def lively_model(config: dict, seed: int = 0) -> AGVAE:
         # A fresh network gives scales around 0, all at their lower bound.
         final = model.h_s[-1] if config["context"]["name"] == "none" else model.context.head[-1]
         scales = final.bias[: -model.M]
-        scales.copy_(torch.empty_like(scales).uniform_(-0.5, 1.5).exp())
+        scales.copy_(torch.empty_like(scales).uniform_(0.0, 1.5).exp())
     return model.eval()
 
 

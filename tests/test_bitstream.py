@@ -1,0 +1,411 @@
+"""The container: it carries what it was given, and nothing else is ever taken for a picture."""
+
+import io
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from conftest import lively_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from agvae import cli
+from agvae.codec import BitstreamError, Codec, bitstream, model_file
+from agvae.codec.bitstream import Header, pack, unpack
+from agvae.images import picture_of
+
+SECONDS = 1
+"""Within which any file is refused."""
+
+MEBIBYTE = 2**20
+
+numbers = st.integers(1, 2**35 - 1)
+blocks = st.binary(max_size=300)
+headers = st.builds(
+    Header,
+    fingerprint=st.binary(min_size=4, max_size=4),
+    width=numbers,
+    height=numbers,
+    quality=st.integers(0, 2**35 - 1),
+    grey=st.booleans(),
+    alpha=blocks,
+    exif=blocks,
+    icc=blocks,
+)
+PLAIN = Header(b"abcd", 3, 5, 1024)
+
+
+@pytest.fixture
+def codec(tiny_model):
+    return Codec(model_file.from_model(tiny_model))
+
+
+@pytest.fixture
+def image(photo):
+    return photo.crop((200, 60, 264, 124))
+
+
+def forge(codec, image, quality=1024, **fields):
+    """A file whose checksum is right, whatever is in its header."""
+    latent = codec.analyze(image)
+    header = codec._header(latent.picture)._replace(**fields)
+    return codec._encode(latent, header, quality)[0]
+
+
+# ------------------------------------------------------------- container
+
+
+@given(headers, st.binary(max_size=300))
+def test_unpacking_is_the_inverse_of_packing(header, stream):
+    assert unpack(pack(header, stream)) == (header, stream)
+
+
+@given(headers, st.binary(max_size=40))
+@settings(max_examples=50)
+def test_every_cut_and_every_addition_is_an_error(header, stream):
+    data = pack(header, stream)
+    for cut in range(len(data)):
+        with pytest.raises(BitstreamError):
+            unpack(data[:cut])
+    with pytest.raises(BitstreamError, match="announces a stream"):
+        unpack(data + b"\0")
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_whatever_unpacks_packs_to_the_same_bytes(noise, started):
+    """No two files hold the same: a flipped bit cannot hide in how a number is written."""
+    data = b"AGV\1" + noise if started else noise
+    try:
+        header, stream = unpack(data)
+    except BitstreamError:
+        return
+    assert pack(header, stream) == data
+
+
+@given(st.integers(1, 2**28), st.integers(1, 2**28), st.integers(0, 63 * 1024), st.booleans())
+def test_the_header_of_a_plain_picture_is_small(width, height, quality, grey):
+    header = Header(b"abcd", width, height, quality, grey)
+    for length in (10, 2**34):
+        assert len(header.to_bytes()) + len(bitstream._to_varint(length)) <= bitstream.HEADER_MAX
+
+
+@given(headers, headers)
+def test_headers_that_differ_start_different_checksums(one, other):
+    assert (one == other) == (one.to_bytes() == other.to_bytes())
+    assert one.checksum == zlib.crc32(one.to_bytes())
+
+
+START = b"AGV\1\0abcd"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "not an AGV file"),
+        (b"AGW\1" + bytes(30), "not an AGV file"),
+        (b"x", "not an AGV file"),
+        (b"AG", "ends after 2 bytes, inside its header"),
+        (START[:8], "ends after 8 bytes, inside its header"),
+        (START, "number in the header does not end"),
+        (b"AGV\2" + START[4:] + b"\1\1\0\5stream", "format version 2; this program reads version 1"),
+        (b"AGV\0" + START[4:] + b"\1\1\0\5stream", "format version 0"),
+        (b"AGV\1\x10abcd\1\1\0\5hello", "features .flags 0x10."),
+        (b"AGV\1\xffabcd\1\1\0\5hello", "features .flags 0xff."),
+        (START + b"\0\1\0\5hello", "size of 0×1"),
+        (START + b"\1\0\0\5hello", "size of 1×0"),
+        (START + b"\x81\0\1\0\5hello", "longer than it needs"),
+        (START + b"\1\1\x80\0\5hello", "longer than it needs"),
+        (START + b"\1\1\0\x85\0hello", "longer than it needs"),
+        (START + b"\xff\xff\xff\xff\xff\1\1\0\5hello", "does not end"),
+        (START + b"\1\1\0\6hello", "stream of 6 bytes, the file holds 5"),
+        (START + b"\1\1\0\4hello", "stream of 4 bytes, the file holds 5"),
+        (START + b"\1\1\0\xff\xff\xff\xff\x7fhello", "stream of 34359738367 bytes, the file holds 5"),
+        (b"AGV\1\2abcd\1\1\0\7alpha\0", "announces 7 bytes of alpha"),
+        (b"AGV\1\4abcd\1\1\0\0\5hello", "announces 0 bytes of exif"),
+        (b"AGV\1\x08abcd\1\1\0\xff\xff\xff\xff\x7fhello", "announces 34359738367 bytes of icc"),
+    ],
+)
+def test_what_is_wrong_with_a_container_is_said_in_one_line(data, message):
+    with pytest.raises(BitstreamError, match=message) as caught:
+        unpack(data)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------- real streams
+
+
+@pytest.mark.parametrize("context", ["none", "checkerboard"])
+def test_no_flipped_bit_gives_a_picture(tiny_config, image, context):
+    """Not one, of all bits of a file: the checksum covers header and symbols."""
+    tiny_config["context"]["name"] = context
+    codec = Codec(model_file.from_model(lively_model(tiny_config)))
+    data = codec.compress(image, quality=0.75)
+    assert len(data) < 400
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            codec.decompress(bytes(damaged))
+
+
+def test_no_flipped_bit_of_alpha_exif_or_profile_gives_a_picture(codec, image):
+    image = image.convert("LA")
+    image.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"
+    data = codec.compress(image, quality=0)
+    header, stream = unpack(data)
+    assert header.alpha
+    assert header.exif
+    for bit in range(8 * (len(data) - len(stream))):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            codec.decompress(bytes(damaged))
+
+
+def test_every_cut_of_a_file_is_an_error(codec, image):
+    data = codec.compress(image, quality=1)
+    for cut in range(len(data)):
+        with pytest.raises(BitstreamError):
+            codec.decompress(data[:cut])
+
+
+def test_a_header_on_another_files_stream_is_an_error(codec, image):
+    """Even where all symbols decode: of two pictures of one padded size, or of one picture at two qualities."""
+    data = codec.compress(image, quality=1)
+    header, stream = unpack(data)
+    for change in ({"width": 63}, {"height": 50}, {"quality": header.quality + 1}, {"grey": True}):
+        with pytest.raises(BitstreamError, match="damaged"):
+            codec.decompress(pack(header._replace(**change), stream))
+    plain = bitstream.pack_alpha(np.full((64, 64), 9, np.uint8))
+    with pytest.raises(BitstreamError, match="checksum"):
+        codec.decompress(pack(header._replace(alpha=plain), stream))
+
+
+def test_a_picture_over_the_limit_is_refused(codec, image):
+    data = codec.compress(image, quality=1)
+    codec.decompress(data, max_pixels=64 * 64)
+    with pytest.raises(BitstreamError, match="64×64 is over 4000 pixels"):
+        forged = pack(unpack(data)[0]._replace(height=80), unpack(data)[1])
+        codec.decompress(data if 64 * 64 > 4096 else forged.replace(b"", b""), max_pixels=4000)
+
+
+def test_quality_past_the_last_level_is_refused(codec, image):
+    header, stream = unpack(codec.compress(image, quality=2))
+    with pytest.raises(BitstreamError, match=r"quality 2\.00098 is past the model's last level, 2"):
+        codec.decompress(pack(header._replace(quality=2049), stream))
+
+
+# ----------------------------------------------- extras, checksum correct
+
+
+def png(array, **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+GREY = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+
+
+def test_forged_files_with_sound_extras_decode(codec, image):
+    decoded = codec.decompress(forge(codec, image, alpha=png(GREY), exif=zlib.compress(b"II*\0"), icc=zlib.compress(b"x")))
+    assert (np.array(decoded)[..., 3] == GREY).all()
+
+
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        png(GREY[:63]),
+        png(np.zeros((5000, 5000), np.uint8)),
+        png(np.zeros((64, 64, 3), np.uint8)),
+        png(np.zeros((64, 64), np.uint16)),
+        png(np.zeros((64, 64), bool)),
+        png(GREY)[:-200],
+        png(GREY)[:40],
+        b"GIF89a" + bytes(20),
+        b"x",
+    ],
+    ids=["lower", "larger", "coloured", "deep", "bits", "cut", "header", "foreign", "short"],
+)
+def test_alpha_that_is_not_the_pictures_is_refused(codec, image, alpha):
+    with pytest.raises(BitstreamError, match="the alpha channel"):
+        codec.decompress(forge(codec, image, alpha=alpha))
+
+
+@pytest.mark.parametrize("name", ["exif", "icc"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"no zlib",
+        zlib.compress(b"II*\0")[:-1],
+        zlib.compress(b"II*\0") + b"x",
+        zlib.compress(bytes(2**24 + 1)),
+        zlib.compress(bytes(2**28)),
+    ],
+    ids=["foreign", "cut", "followed", "large", "bomb"],
+)
+def test_exif_and_profiles_that_do_not_inflate_or_to_too_much_are_refused(codec, image, name, block):
+    data = forge(codec, image, **{name: block})
+    tracemalloc.start()
+    began = time.perf_counter()
+    with pytest.raises(BitstreamError, match="an EXIF or ICC block"):
+        codec.decompress(data)
+    took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert took < SECONDS
+    assert peak < 50 * MEBIBYTE
+
+
+def test_alpha_over_pillows_own_limit_comes_back(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert (bitstream.unpack_alpha(bitstream.pack_alpha(GREY), 64, 64) == GREY).all()
+
+
+# --------------------------------------------------------- hostile sizes
+
+
+def cheapest_z(codec, positions):
+    """Each channel's likeliest symbol at every position."""
+    tables = codec._tables
+    rows = zip(tables.z_start, tables.z_start[1:], tables.z_offset, strict=False)
+    best = [np.diff(tables.z[start:stop]).argmax() + offset for start, stop, offset in rows]
+    return np.repeat(np.array(best, dtype=np.int32)[:, None], positions, 1)
+
+
+HOSTILE = {
+    "2^31 × 2^31": lambda codec: pack(Header(codec.fingerprint, 2**31, 2**31, 0), bytes(60)),
+    "1 × 2^28": lambda codec: pack(Header(codec.fingerprint, 1, 2**28, 0), b"\1" * 100_000),
+    "2^35 × 1": lambda codec: pack(Header(codec.fingerprint, 2**35 - 1, 1, 0), b"\1" * 60),
+    "60 bytes": lambda codec: pack(Header(codec.fingerprint, 16384, 16384, 0), b"\1" * 60),
+    "noise": lambda codec: pack(
+        Header(codec.fingerprint, 16384, 16384, 0), np.random.default_rng(0).bytes(MEBIBYTE)
+    ),
+    "the same for ever": lambda codec: pack(Header(codec.fingerprint, 16384, 16384, 0), b"\1" * MEBIBYTE),
+    "ends after z": lambda codec: pack(Header(codec.fingerprint, 2048, 2048, 0), only_z(codec, 32 * 32)),
+    "does not end": lambda codec: pack(Header(codec.fingerprint, 64, 64, 0), b"\1" * MEBIBYTE),
+}
+
+
+def only_z(codec, positions):
+    from agvae.entropy.coder import Encoder
+
+    encoder = Encoder(codec._tables)
+    encoder.push_z(cheapest_z(codec, positions))
+    return encoder.finish() + bytes(int(codec._least_bits * positions / 32) * 4)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_end_soon_and_take_little_memory(codec, image, name):
+    codec.decompress(codec.compress(image, quality=0))  # compiles what there is to compile
+    data = HOSTILE[name](codec)
+    tracemalloc.start()
+    began = time.perf_counter()
+    with pytest.raises(BitstreamError) as caught:
+        codec.decompress(data)
+    took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert took < SECONDS
+    assert peak < 20 * len(data) + 40 * MEBIBYTE
+
+
+MEASURE = """
+import resource, sys
+from agvae.codec import BitstreamError, Codec
+codec = Codec.load(sys.argv[1])
+small, *hostile = (open(path, "rb").read() for path in sys.argv[2:])
+codec.decompress(small)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for data in hostile:
+    try:
+        codec.decompress(data)
+    except BitstreamError:
+        continue
+    sys.exit("decoded")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_resident_memory_stays_where_it_was(tiny_model, codec, image, tmp_path):
+    """Torch's memory too, which the interpreter does not see."""
+    model_file.from_model(tiny_model).save(tmp_path / "model.safetensors")
+    paths = []
+    for index, data in enumerate((codec.compress(image, quality=0), *(make(codec) for make in HOSTILE.values()))):
+        paths.append(tmp_path / f"{index}.agv")
+        paths[-1].write_bytes(data)
+    command = [sys.executable, "-c", MEASURE, tmp_path / "model.safetensors", *paths]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(run.stdout) * 1024 < 100 * MEBIBYTE
+
+
+# ---------------------------------------------------------- command line
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tiny_model, codec, image, tmp_path, capsys):
+    model, file = tmp_path / "model.safetensors", tmp_path / "x.agv"
+    model_file.from_model(tiny_model).save(model)
+    good = codec.compress(image, quality=0)
+    wrong = {
+        b"": "empty",
+        b"\x89PNG\r\n\x1a\n": "not an AGV file",
+        good[:-3]: "announces a stream",
+        good[:-1] + bytes([good[-1] ^ 4]): "damaged",
+        good[:5] + b"abcd" + good[9:]: "made by the model 61626364",
+        HOSTILE["2^31 × 2^31"](codec): "is over 268435456 pixels",
+        HOSTILE["60 bytes"](codec): "cannot hold a picture of 16384×16384",
+    }
+    for data, message in wrong.items():
+        file.write_bytes(data)
+        status = cli.main(["decompress", str(file), str(tmp_path / "y.png"), "--model", str(model)])
+        _, error = capsys.readouterr()
+        assert status == 1
+        assert error.count("\n") == 1
+        assert str(file) in error
+        assert message in error
+        assert not (tmp_path / "y.png").exists()
+
+
+# ----------------------------------------------------------- determinism
+
+COMPRESS = """
+import sys, torch
+from pathlib import Path
+from PIL import Image
+from agvae.codec import Codec
+torch.set_num_threads(int(sys.argv[1]))
+folder = Path(sys.argv[2])
+for model in sorted(folder.glob("*.safetensors")):
+    codec = Codec.load(model)
+    for picture in sorted(folder.glob("*.png")):
+        for target in ({"quality": 1.3}, {"bpp": 1.0}):
+            sys.stdout.buffer.write(codec.compress(Image.open(picture), **target))
+"""
+
+
+def test_the_number_of_threads_changes_no_byte(tiny_config, photo, tmp_path):
+    for name in ("minnen2018", "residual", "depthwise"):
+        extra = {"blocks": 1} if name == "depthwise" else {}
+        tiny_config["transforms"] = {"name": name, "N": 32, "M": 48, **extra}
+        tiny_config["context"]["name"] = "multiscale" if name == "depthwise" else "none"
+        model_file.from_model(lively_model(tiny_config)).save(tmp_path / f"{name}.safetensors")
+    for size in ((64, 64), (65, 17), (300, 170)):
+        photo.crop((60, 60, 60 + size[0], 60 + size[1])).save(tmp_path / f"{size[0]}.png")
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", COMPRESS, str(threads), tmp_path], capture_output=True, check=True
+        ).stdout
+        for threads in (1, 1, 2, 5)
+    ]
+    assert len(outputs[0]) > 10_000
+    assert len(set(outputs)) == 1
+
+
+def test_a_picture_gives_the_same_bytes_twice(codec, photo):
+    image = picture_of(photo.crop((0, 0, 200, 130)))
+    assert codec.compress(image, quality=1.1) == codec.compress(image, quality=1.1)

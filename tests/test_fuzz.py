@@ -1,0 +1,154 @@
+"""Damaged files: whatever is done to a real one, it gives the right picture or a BitstreamError.
+
+Each case is drawn from its own number; `pytest tests/test_fuzz.py -k "[17]"` repeats the block that a failure names.
+"""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import lively_model
+from PIL import Image, ImageCms
+
+from agvae.codec import BitstreamError, Codec, bitstream, model_file
+
+CASES, BLOCK = 2000, 50
+FAST = 200
+
+MAX_PIXELS = 2**22
+"""So that a header drawn at random does not ask for an hour's work; the tests of hostile sizes have their own."""
+
+
+class Sample:
+    """A real file, and the picture that it holds."""
+
+    def __init__(self, codec, image, quality):
+        self.data = codec.compress(image, quality=quality)
+        self.picture = _content(codec.decompress(self.data))
+
+
+def _content(image):
+    return image.mode, image.size, image.tobytes(), image.info.get("exif"), image.info.get("icc_profile")
+
+
+@pytest.fixture(scope="module")
+def corpus(photo):
+    """For each context a codec and its files: two pictures, and one with all that a file can carry."""
+    from conftest import TINY
+
+    made = []
+    for context in ("none", "checkerboard", "multiscale", "quadtree"):
+        codec = Codec(model_file.from_model(lively_model(TINY | {"context": {"name": context}})))
+        full = photo.crop((300, 200, 364, 264)).convert("LA")
+        full.putalpha(Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)))
+        full.info["exif"] = _exif()
+        full.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        pictures = (photo.crop((0, 0, 192, 128)), photo.crop((210, 80, 274, 144)), full)
+        made.append((codec, [Sample(codec, image, q) for image, q in zip(pictures, (0.5, 2, 1), strict=True)]))
+    return made
+
+
+def _exif():
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x010E] = "a description that is long enough to be hit"
+    Image.new("L", (1, 1)).save(file, "PNG", exif=exif)
+    return Image.open(file).info["exif"]
+
+
+def flip(data, other, rng):
+    """One to eight bits."""
+    data = bytearray(data)
+    for bit in rng.integers(8 * len(data), size=rng.integers(1, 9)):
+        data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
+
+
+def set_byte(data, other, rng):
+    """One byte, more often than not in the header."""
+    data = bytearray(data)
+    data[rng.integers(min(len(data), 30) if rng.random() < 0.7 else len(data))] = rng.choice([0, 1, 127, 128, 255])
+    return bytes(data)
+
+
+def cut(data, other, rng):
+    """The end, or the beginning."""
+    at = rng.integers(len(data))
+    return data[:at] if rng.random() < 0.7 else data[at:]
+
+
+def splice(data, other, rng):
+    """The beginning of one file and the end of another."""
+    return data[: rng.integers(len(data))] + other[rng.integers(len(other)) :]
+
+
+def swap_stream(data, other, rng):
+    """One file's header before another's stream, both whole."""
+    return bitstream.pack(bitstream.unpack(data)[0], bitstream.unpack(other)[1])
+
+
+def random_header(data, other, rng):
+    """A header that unpacks, with sizes and quality at random, before a real stream."""
+    header, stream = bitstream.unpack(data)
+    width, height = (2 ** rng.uniform(0, 12, 2)).astype(int).tolist()
+    quality = int(rng.integers(2049))
+    changes = {"width": width, "height": height, "quality": quality, "grey": bool(rng.integers(2))}
+    keep = rng.choice([*changes, "nothing"])
+    changes.pop(keep, None)
+    if rng.random() < 0.3:
+        changes |= {"alpha": rng.bytes(20), "exif": b""}
+    return bitstream.pack(header._replace(**changes), stream)
+
+
+def change_stream(data, other, rng):
+    """A stream with words dropped, added or doubled under a header that announces its length."""
+    header, stream = bitstream.unpack(data)
+    return bitstream.pack(header, insert_or_delete(stream, other, rng))
+
+
+def insert_or_delete(data, other, rng):
+    """A run of bytes dropped, doubled, moved, or put in at random."""
+    start, stop = sorted(rng.integers(len(data) + 1, size=2))
+    stop = min(stop, start + 64)
+    run, kind = data[start:stop], rng.integers(4)
+    if kind == 0:
+        return data[:start] + data[stop:]
+    if kind == 1:
+        return data[:stop] + run + data[stop:]
+    if kind == 2:
+        return data[:start] + rng.bytes(int(rng.integers(1, 64))) + data[start:]
+    rest = data[:start] + data[stop:]
+    at = rng.integers(len(rest) + 1)
+    return rest[:at] + run + rest[at:]
+
+
+def replace_all(data, other, rng):
+    """Noise behind the magic, or behind the header."""
+    header, stream = bitstream.unpack(data)
+    return bitstream.pack(header, rng.bytes(len(stream))) if rng.random() < 0.5 else data[:4] + rng.bytes(len(data))
+
+
+MUTATIONS = (flip, set_byte, cut, splice, swap_stream, random_header, change_stream, insert_or_delete, replace_all)
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(b, marks=[pytest.mark.slow] if b * BLOCK >= FAST else []) for b in range(CASES // BLOCK)]
+)
+def test_a_damaged_file_gives_the_right_picture_or_an_error(corpus, block):
+    refused = 0
+    for case in range(block * BLOCK, (block + 1) * BLOCK):
+        rng = np.random.default_rng(case)
+        codec, samples = corpus[case % len(corpus)]
+        sample, other = (samples[i] for i in rng.integers(len(samples), size=2))
+        mutation = MUTATIONS[case // len(corpus) % len(MUTATIONS)]
+        data = mutation(sample.data, other.data, rng)
+        try:
+            content = _content(codec.decompress(data, max_pixels=MAX_PIXELS))
+        except BitstreamError:
+            refused += 1
+            continue
+        except Exception as error:
+            raise AssertionError(f"case {case}, {mutation.__name__}: {error!r}") from error
+        # Some mutations change nothing, or give the other file whole.
+        right = [s.picture for s in samples if s.data == data]
+        assert content in right, f"case {case}, {mutation.__name__}: another picture"
+    assert refused > BLOCK / 2
