@@ -25,7 +25,7 @@ QUICK := outputs/quickstart
 quickstart: setup
 	rm -rf $(QUICK)
 	$(BIN)/python train.py experiment=quickstart hydra.run.dir=$(QUICK)/train
-	$(BIN)/agvae export $(QUICK)/train/checkpoints/best.ckpt $(QUICK)/model.safetensors
+	$(BIN)/agvae export $(QUICK)/train/checkpoints/last.ckpt $(QUICK)/model.safetensors
 	$(BIN)/python evaluate.py checkpoint=$(QUICK)/model.safetensors codecs=[jpeg] hydra.run.dir=$(QUICK)/evaluation
 	photo=$$($(BIN)/python -c "from importlib.resources import files; print(files('skimage.data') / 'coffee.png')") && \
 	for quality in 1.5 3.25; do \

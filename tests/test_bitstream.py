@@ -17,7 +17,7 @@ from PIL import Image
 from agvae import cli
 from agvae.codec import BitstreamError, Codec, bitstream, model_file
 from agvae.codec.bitstream import Header, pack, unpack
-from agvae.images import picture_of
+from agvae.images import MAX_PIXELS, picture_of
 
 SECONDS = 1
 """Within which any file is refused."""
@@ -87,9 +87,10 @@ def test_whatever_unpacks_packs_to_the_same_bytes(noise, started):
     assert pack(header, stream) == data
 
 
-@given(st.integers(1, 2**28), st.integers(1, 2**28), st.integers(0, 63 * 1024), st.booleans())
+@given(st.integers(1, MAX_PIXELS), st.integers(1, MAX_PIXELS), st.integers(0, 1023 * 1024), st.booleans())
 def test_the_header_of_a_plain_picture_is_small(width, height, quality, grey):
-    header = Header(b"abcd", width, height, quality, grey)
+    """At any size that a decoder takes, and any quality of any model."""
+    header = Header(b"abcd", width, min(height, MAX_PIXELS // width), quality, grey)
     for length in (10, 2**34):
         assert len(header.to_bytes()) + len(bitstream._to_varint(length)) <= bitstream.HEADER_MAX
 
@@ -188,11 +189,18 @@ def test_a_header_on_another_files_stream_is_an_error(codec, image):
 
 
 def test_a_picture_over_the_limit_is_refused(codec, image):
-    data = codec.compress(image, quality=1)
-    codec.decompress(data, max_pixels=64 * 64)
-    with pytest.raises(BitstreamError, match="64×64 is over 4000 pixels"):
-        forged = pack(unpack(data)[0]._replace(height=80), unpack(data)[1])
-        codec.decompress(data if 64 * 64 > 4096 else forged.replace(b"", b""), max_pixels=4000)
+    data = codec.compress(image.resize((100, 80)), quality=1)
+    assert codec.decompress(data, max_pixels=8000).size == (100, 80)
+    with pytest.raises(BitstreamError, match="100×80 is over 7999 pixels"):
+        codec.decompress(data, max_pixels=7999)
+
+
+def test_a_thin_picture_counts_as_what_it_takes(codec, image):
+    data = codec.compress(image.resize((1, 1000)), quality=1)
+    assert codec.decompress(data, max_pixels=64_000).size == (1, 1000)
+    with pytest.raises(BitstreamError, match="1×1000 is over 63999 pixels"):
+        codec.decompress(data, max_pixels=63_999)
+    assert codec.decompress(codec.compress(image.resize((1, 1)), quality=0), max_pixels=1).size == (1, 1)
 
 
 def test_quality_past_the_last_level_is_refused(codec, image):
@@ -210,11 +218,13 @@ def png(array, **options):
     return file.getvalue()
 
 
-GREY = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+GREY = np.random.default_rng(0).integers(256, size=(64, 64), dtype=np.uint8)
 
 
 def test_forged_files_with_sound_extras_decode(codec, image):
-    decoded = codec.decompress(forge(codec, image, alpha=png(GREY), exif=zlib.compress(b"II*\0"), icc=zlib.compress(b"x")))
+    decoded = codec.decompress(
+        forge(codec, image, alpha=png(GREY), exif=zlib.compress(b"II*\0"), icc=zlib.compress(b"x"))
+    )
     assert (np.array(decoded)[..., 3] == GREY).all()
 
 
@@ -283,10 +293,8 @@ HOSTILE = {
     "1 × 2^28": lambda codec: pack(Header(codec.fingerprint, 1, 2**28, 0), b"\1" * 100_000),
     "2^35 × 1": lambda codec: pack(Header(codec.fingerprint, 2**35 - 1, 1, 0), b"\1" * 60),
     "60 bytes": lambda codec: pack(Header(codec.fingerprint, 16384, 16384, 0), b"\1" * 60),
-    "noise": lambda codec: pack(
-        Header(codec.fingerprint, 16384, 16384, 0), np.random.default_rng(0).bytes(MEBIBYTE)
-    ),
-    "the same for ever": lambda codec: pack(Header(codec.fingerprint, 16384, 16384, 0), b"\1" * MEBIBYTE),
+    "noise": lambda codec: pack(Header(codec.fingerprint, 4096, 4096, 0), np.random.default_rng(0).bytes(100_000)),
+    "the same for ever": lambda codec: pack(Header(codec.fingerprint, 4096, 4096, 0), b"\1" * 100_000),
     "ends after z": lambda codec: pack(Header(codec.fingerprint, 2048, 2048, 0), only_z(codec, 32 * 32)),
     "does not end": lambda codec: pack(Header(codec.fingerprint, 64, 64, 0), b"\1" * MEBIBYTE),
 }
@@ -383,8 +391,7 @@ folder = Path(sys.argv[2])
 for model in sorted(folder.glob("*.safetensors")):
     codec = Codec.load(model)
     for picture in sorted(folder.glob("*.png")):
-        for target in ({"quality": 1.3}, {"bpp": 1.0}):
-            sys.stdout.buffer.write(codec.compress(Image.open(picture), **target))
+        sys.stdout.buffer.write(codec.compress(Image.open(picture), quality=1.3))
 """
 
 
@@ -392,17 +399,15 @@ def test_the_number_of_threads_changes_no_byte(tiny_config, photo, tmp_path):
     for name in ("minnen2018", "residual", "depthwise"):
         extra = {"blocks": 1} if name == "depthwise" else {}
         tiny_config["transforms"] = {"name": name, "N": 32, "M": 48, **extra}
-        tiny_config["context"]["name"] = "multiscale" if name == "depthwise" else "none"
+        tiny_config["context"]["name"] = "checkerboard" if name == "depthwise" else "none"
         model_file.from_model(lively_model(tiny_config)).save(tmp_path / f"{name}.safetensors")
-    for size in ((64, 64), (65, 17), (300, 170)):
+    for size in ((64, 64), (65, 17), (200, 130)):
         photo.crop((60, 60, 60 + size[0], 60 + size[1])).save(tmp_path / f"{size[0]}.png")
     outputs = [
-        subprocess.run(
-            [sys.executable, "-c", COMPRESS, str(threads), tmp_path], capture_output=True, check=True
-        ).stdout
-        for threads in (1, 1, 2, 5)
+        subprocess.run([sys.executable, "-c", COMPRESS, str(threads), tmp_path], capture_output=True, check=True).stdout
+        for threads in (1, 2, 3)
     ]
-    assert len(outputs[0]) > 10_000
+    assert len(outputs[0]) > 5_000
     assert len(set(outputs)) == 1
 
 

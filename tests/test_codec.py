@@ -130,12 +130,8 @@ def test_damaged_data_is_an_error_and_never_a_picture(codec, photo):
     for position in [*range(12), *generator.integers(12, len(data), 60)]:
         damaged = bytearray(data)
         damaged[position] ^= 1 << generator.integers(8)
-        try:
+        with pytest.raises(BitstreamError):
             codec.decompress(bytes(damaged), max_pixels=2**16)
-        except BitstreamError:
-            continue
-        # A size or quality that decodes to the same symbols is the header's to change.
-        assert 9 <= position < 15
 
 
 def test_another_models_file_is_refused(tiny_config, photo):

@@ -159,7 +159,7 @@ def by_the_book(tables, data, n_z, left, right):
             else:
                 symbols.append(offset + j)
     for i_l, i_r in zip(left, right, strict=True):
-        i = i_l if tables.form == "symmetric" else int(i_l) * len(tables.scales) + i_r
+        i = i_l if tables.form == "symmetric" else int(i_l) * len(tables.scales) + int(i_r)
         side = entry([0, *map(int, tables.sign[i]), TOTAL])
         if side == 0:
             symbols.append(0)

@@ -3,11 +3,9 @@ import http.server
 import json
 import logging
 import os
-import struct
 import subprocess
 import sys
 import threading
-import zlib
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,7 +25,7 @@ from agvae.data.download import KODAK_SHA256, download
 from agvae.data.layouts import find_files, hold_out
 from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
 from agvae.data.sampling import SampleStream, StreamSampler
-from agvae.images import ImageError, image_size, load_rgb, to_rgb
+from agvae.images import load_rgb
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -53,97 +51,6 @@ def folder(tmp_path):
 def module_of(root: Path, **changes) -> ImageDataModule:
     keys = {"root": root, "patch_size": 64, "batch_size": 4, "samples_per_epoch": 20, "num_workers": 0}
     return ImageDataModule.from_config(keys | changes, seed=7)
-
-
-# ---- pixels -----------------------------------------------------------------------------------------------------
-
-
-def test_every_file_format_decodes_to_8_bit_rgb(tmp_path, photo):
-    for suffix in ("png", "jpg", "webp", "tiff", "avif", "bmp", "ppm"):
-        path = tmp_path / f"photo.{suffix}"
-        photo.save(path)
-        pixels = load_rgb(path)
-        assert pixels.dtype == np.uint8
-        assert pixels.shape == (*photo.size[::-1], 3)
-        assert np.abs(pixels.astype(int) - np.asarray(photo)).mean() < 5, suffix
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "PA", "RGBa", "La"])
-def test_every_mode_becomes_rgb_of_the_same_size(mode, photo):
-    small = photo.resize((40, 30))
-    steps = {"PA": ("P", "PA"), "RGBa": ("RGBA", "RGBa"), "La": ("LA", "La")}.get(mode, (mode,))
-    for step in steps:
-        small = small.convert(step)
-    assert small.mode == mode
-    rgb = to_rgb(small)
-    assert (rgb.mode, rgb.size) == ("RGB", (40, 30))
-
-
-def test_exif_orientation_is_applied(tmp_path, photo):
-    upright = photo.crop((0, 0, 64, 32))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated by 270°
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(load_rgb(tmp_path / "turned.png"), np.asarray(upright))
-
-
-def test_transparency_is_shown_on_white_and_opaque_alpha_changes_nothing(photo):
-    opaque = photo.copy()
-    opaque.putalpha(255)
-    assert np.array_equal(to_rgb(opaque), photo)
-    half = Image.new("RGBA", (1, 1), (0, 0, 0, 128))
-    assert to_rgb(half).getpixel((0, 0)) == (127, 127, 127)
-    palette = Image.new("P", (1, 1), 0)
-    palette.putpalette([255, 0, 0])
-    assert to_rgb(palette).getpixel((0, 0)) == (255, 0, 0)
-    palette.info["transparency"] = 0
-    assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
-    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
-    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
-    assert np.array_equal(load_rgb(tmp_path / f"deep.{suffix}")[..., 1], values // 257)
-
-
-def test_16_bit_colour_is_scaled_not_clipped(tmp_path):
-    values = np.arange(0, 256, dtype=">u2").repeat(3).reshape(16, 16, 3) * 257
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
-    png = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
-    assert np.array_equal(load_rgb(tmp_path / "deep.png"), values // 257)
-
-
-def test_16_bit_pgm_is_scaled(tmp_path):
-    (tmp_path / "deep.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">HH", 65535, 257 * 9))
-    assert load_rgb(tmp_path / "deep.pgm")[0, :, 0].tolist() == [255, 9]
-
-
-def test_float_images_are_taken_in_unit_range_only(tmp_path):
-    Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)).save(tmp_path / "good.tiff")
-    assert load_rgb(tmp_path / "good.tiff")[0, :, 0].tolist() == [0, 128, 255]
-    for bad in (300.0, -1.0, np.nan):
-        Image.fromarray(np.array([[0, bad]], dtype=np.float32)).save(tmp_path / "bad.tiff")
-        with pytest.raises(ImageError, match=r"bad\.tiff: float values .* \[0, 1\]"):
-            load_rgb(tmp_path / "bad.tiff")
-
-
-def test_unreadable_files_are_named_with_the_reason(tmp_path):
-    (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(ImageError, match=r"text\.png: not an image"):
-        load_rgb(tmp_path / "text.png")
-    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
-        image_size(tmp_path / "gone.png")
-    truncate(write_image(tmp_path / "cut.png"))
-    assert image_size(tmp_path / "cut.png") == (96, 128)
-    with pytest.raises(ImageError, match=r"cut\.png: .*truncated"):
-        load_rgb(tmp_path / "cut.png")
 
 
 # ---- which files ------------------------------------------------------------------------------------------------

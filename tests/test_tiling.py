@@ -81,8 +81,10 @@ def test_tiles_join_to_the_untiled_run(name, part, channels, in_scale, out_scale
     assert shares[-1] == 1
 
 
-def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config):
-    tiny_config["context"]["name"] = "checkerboard"
+@pytest.mark.parametrize(("context", "runs"), [("none", 4), ("checkerboard", 1)])
+def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config, context, runs):
+    """Without context they come in runs of rows, else in one piece."""
+    tiny_config["context"]["name"] = context
     model = lively_model(tiny_config)
     ours = Codec(model_file.from_model(model))
     z = torch.randint(-5, 6, (1, model.N, 13, 9)).float()
@@ -90,8 +92,10 @@ def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config):
         whole = exact(model).hyper_synthesize(z + ours._model.prior.medians, 1.5)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(codec, "tile_side", lambda *_: 4)
-            tiled = ours._psi(z, 1536)
-    assert torch.equal(whole, tiled)
+            parts = list(ours._psi(z, 1.5))
+    assert len(parts) == runs
+    assert [rows.start for rows, _ in parts] == [0, *(rows.stop for rows, _ in parts[:-1])]
+    assert torch.equal(whole, torch.cat([part for _, part in parts], 2))
 
 
 def test_a_picture_coded_in_tiles_is_that_coded_whole(tiny_model, photo, monkeypatch):

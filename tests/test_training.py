@@ -1,10 +1,13 @@
 """Training: the loss, the optimiser, reproducibility, and what is on disk however a run ends."""
 
+import http.server
 import itertools
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
+from PIL import Image
 
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError
+from agvae.training import loggers
 from agvae.training.callbacks import EMA, Interrupted, LastCheckpoint
-from agvae.training.loggers import logged_in
 from agvae.training.losses import level_lambdas, level_weights, mse, msssim
 from agvae.training.module import AGVAEModule, step_seed
 from agvae.training.optimization import build_optimizer, build_scheduler
@@ -359,6 +363,18 @@ def test_mixed_precision_trains_and_validates(tmp_path):
     assert all(w.isfinite().all() for w in weights)
 
 
+def test_a_held_out_picture_too_small_for_ms_ssim_is_left_out_of_its_means_alone(tmp_path):
+    for name, size in (("large", (192, 192)), ("small", (128, 192))):
+        (tmp_path / "held").mkdir(exist_ok=True)
+        Image.new("RGB", size, "teal").save(tmp_path / "held" / f"{name}.png")
+    Image.new("RGB", (192, 192), "teal").save(tmp_path / "photo.png")
+    data = ["data=folder", f"data.root={tmp_path}", f"data.val_root={tmp_path / 'held'}"]
+    sides = ["data.patch_size=192", "data.val_crop=192", "trainer.val_check_interval=1"]
+    trainer = train(configure(tmp_path / "run", "loss=msssim", "trainer.max_steps=1", *data, *sides))
+    assert math.isfinite(trainer.callback_metrics["val/loss"])
+    assert all(math.isfinite(point["ms_ssim"]) for point in trainer.lightning_module.rd_points)
+
+
 @pytest.mark.parametrize("scheduler", ["cosine", "multistep", "plateau", "wsd"])
 def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
     options = [f"scheduler={scheduler}", "trainer.val_check_interval=2", "trainer.limit_val_batches=1"]
@@ -384,6 +400,9 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
         (["data=folder"], "data.root"),
         (["data.patch_size=100"], "multiple of 64"),
         (["scheduler=cosine", "trainer.max_steps=-1", "trainer.max_time=00:00:00:01"], "total_steps"),
+        (["trainer.precision=half"], "half"),
+        (["trainer.strategy=dp9"], "dp9"),
+        (["trainer.max_steps=many"], "trainer"),
         (["ckpt_path=last"], "no run"),
         (["ckpt_path=nowhere.ckpt"], "nowhere"),
         ([f"ckpt_path={Path(__file__).as_posix()}"], "not a training checkpoint"),
@@ -416,15 +435,42 @@ def test_a_user_is_logged_in_by_a_key_in_the_environment_or_for_this_host_in_net
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert not logged_in()
+    assert not loggers.logged_in()
     (tmp_path / ".netrc").write_text("machine example.org login user password 0123\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert not logged_in()
+    assert not loggers.logged_in()
     monkeypatch.setenv("WANDB_BASE_URL", "https://example.org")
-    assert logged_in()
+    assert loggers.logged_in()
     monkeypatch.delenv("WANDB_BASE_URL")
     monkeypatch.setenv("WANDB_API_KEY", "0123")
-    assert logged_in()
+    assert loggers.logged_in()
+
+
+@pytest.mark.parametrize(
+    ("key", "answers", "mode"), [(None, True, "offline"), ("0", False, "offline"), ("0", True, "online")]
+)
+def test_only_a_user_who_is_logged_in_and_has_a_network_logs_online(tmp_path, monkeypatch, key, answers, mode):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(loggers, "logged_in", lambda: key is not None)
+    monkeypatch.setattr(loggers, "reachable", lambda: answers)
+    assert loggers.wandb_logger(str(tmp_path))._wandb_init["mode"] == mode
+
+
+def test_a_host_answers_or_does_not(monkeypatch):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(403)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.handle_request).start()
+    assert loggers.reachable()
+    server.server_close()
+    assert not loggers.reachable()
 
 
 # --- the command

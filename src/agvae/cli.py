@@ -1,64 +1,145 @@
 """The `agvae` command: compress and decompress pictures, look at files and models, export checkpoints.
 
-Ends with status 0, 1 for input that cannot be used, 2 for wrong usage; an error is one line on standard error.
+Ends with status 0, 1 for input that cannot be used, 2 for wrong usage, 130 for Ctrl-C; an error is one line on standard
+error. Of several inputs one that fails does not stop the others.
 """
 
 import argparse
+import dataclasses
+import functools
+import io
 import json
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-# Everything heavy is imported by the command that needs it: `agvae --help` answers at once.
+from agvae import __version__
+from agvae.errors import ConfigError, DataError
+
+# Everything heavy is imported by the command that needs it, when it needs it: `agvae --help` answers at once, and a
+# file that cannot be read is an error before torch is there.
+
+if TYPE_CHECKING:
+    from agvae.codec import Codec
 
 DEFAULT_MODEL = "agvae-mse"
-
-
-class UsageError(ValueError):
-    """A command line that asks for something that cannot be."""
+STANDARD = "-"
+"""Standard input or output, in the place of a file."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (those of the process by default) and return the exit status."""
-    options = _parser().parse_args(arguments)
     try:
-        options.command(options)
-    except UsageError as error:
+        options = _parse(arguments)
+        return options.command(options) or 0
+    except ConfigError as error:
         return _fail(error, 2)
     except (ValueError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    return 0
 
 
 def _fail(error: object, status: int) -> int:
-    if isinstance(error, OSError) and error.filename:
-        error = f"{error.filename}: {error.strerror}"
-    print(f"agvae: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"agvae: {_one_line(error)}", file=sys.stderr)
     return status
 
 
+def _one_line(error: object) -> str:
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+# ---------------------------------------------------------------- usage
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, further = parser.parse_known_args(arguments)
+    # argparse takes positional arguments up to the first option after them: compress a.png b.png --bpp 0.5 folder/
+    if any(word.startswith("-") and word != STANDARD for word in further) or not hasattr(options, "paths"):
+        if further:
+            parser.error(f"unrecognized arguments: {' '.join(further)}")
+    else:
+        options.paths += further
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("agvae", description="Compress pictures with one learned model at any rate.")
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.set_defaults(command=lambda options: _print_version() if options.version else parser.print_help())
+    parser = argparse.ArgumentParser(
+        "agvae",
+        description="Compress pictures with one learned model at any rate.",
+        epilog="`agvae COMMAND --help` says more about each.",
+    )
+    parser.add_argument("--version", action="version", version=f"agvae {__version__}")
+    parser.set_defaults(command=lambda options: _print(parser.format_help().rstrip()))
     commands = parser.add_subparsers(metavar="COMMAND")
 
-    compress = commands.add_parser("compress", help="turn a picture into an .agv file")
-    compress.add_argument("input", type=Path, metavar="IN", help="a picture in any format that Pillow reads")
-    compress.add_argument("output", type=Path, metavar="OUT.agv")
-    compress.add_argument(
-        "--quality",
-        type=float,
-        metavar="Q",
-        help="from 0, the smallest file, to the model's levels − 1; any value between (default: the middle)",
+    def add(name: str, summary: str, usage: str | None, *examples: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            usage=usage and f"agvae {name} [options] {usage}",
+            epilog="examples:\n" + "\n".join(f"  agvae {name} {example}" for example in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    compress = add(
+        "compress",
+        "turn pictures into .agv files",
+        "IN... OUT.agv|FOLDER",
+        "photo.png photo.agv --bpp 0.25",
+        "*.jpg small/ --psnr 34 --strip",
+        "- - --quality 2.5 < photo.png > photo.agv",
     )
+    compress.add_argument(
+        "paths",
+        nargs="+",
+        metavar="IN... OUT",
+        help="pictures in any format that Pillow reads, then the output: a file for one picture, a folder for any "
+        "number. A folder must be there or end in / to be made; files in it have the names of the inputs with the "
+        "suffix .agv. - is standard input or output",
+    )
+    targets = compress.add_mutually_exclusive_group()
+    for name, kind, letter, words in (
+        (
+            "quality",
+            _not_negative,
+            "Q",
+            "from 0, the smallest file, to the model's levels − 1; any value between (default: the middle)",
+        ),
+        ("bpp", _positive, "B", "file size in bits per pixel: at most B, at least 0.99 B"),
+        ("bytes", _count, "N", "file size in bytes: at most N, at least 0.99 N"),
+        ("psnr", _positive, "DB", "at least DB dB, at most 0.05 more"),
+        ("ms-ssim", _share, "V", "MS-SSIM of at least V, at most 0.0005 more"),
+    ):
+        targets.add_argument(f"--{name}", type=kind, metavar=letter, help=words)
+    compress.add_argument("--strip", action="store_true", help="leave EXIF and ICC profile out")
     compress.set_defaults(command=_compress)
 
-    decompress = commands.add_parser("decompress", help="turn an .agv file into a picture")
-    decompress.add_argument("input", type=Path, metavar="IN.agv")
-    decompress.add_argument("output", type=Path, metavar="OUT", help="the suffix gives the format: .png, .jpg, …")
+    decompress = add(
+        "decompress",
+        "turn .agv files into pictures",
+        "IN... OUT|FOLDER",
+        "photo.agv photo.png",
+        "small/*.agv pictures/ --format jpg",
+        "- - --format webp < photo.agv > photo.webp",
+    )
+    decompress.add_argument(
+        "paths",
+        nargs="+",
+        metavar="IN... OUT",
+        help=".agv files, then the output: a file, whose suffix (.png, .jpg, .webp, …) says the format, for one; a "
+        "folder, which must be there or end in / to be made, for any number. - is standard input or output",
+    )
+    decompress.add_argument(
+        "--format", metavar="F", help="for a folder and standard output: png (default), jpg, webp, avif, tiff, …"
+    )
     decompress.set_defaults(command=_decompress)
 
     for command in (compress, decompress):
@@ -68,17 +149,20 @@ def _parser() -> argparse.ArgumentParser:
             help="a model of `agvae models`, or a .safetensors file (default: "
             + (f"{DEFAULT_MODEL})" if command is compress else "the one of `agvae models` that made the file)"),
         )
+        command.add_argument(
+            "--max-pixels", type=_count, metavar="N", default=2**28, help="refuse larger pictures (default: 2^28)"
+        )
         command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
 
-    info = commands.add_parser("info", help="show what an .agv file is")
-    info.add_argument("input", type=Path, metavar="IN.agv")
+    info = add("info", "show what an .agv file is", None, "photo.agv", "photo.agv --json")
+    info.add_argument("input", metavar="IN.agv", help="- is standard input")
     info.add_argument("--json", action="store_true", help="as one JSON object")
     info.set_defaults(command=_info)
 
     models = commands.add_parser("models", help="list the models that come with agvae")
     models.set_defaults(command=_models)
 
-    export = commands.add_parser("export", help="turn a training checkpoint into a model file")
+    export = add("export", "turn a training checkpoint into a model file", None, "last.ckpt mine.safetensors --half")
     export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     export.add_argument("output", type=Path, metavar="OUT.safetensors")
     export.add_argument("--half", action="store_true", help="store the weights as float16: half the size")
@@ -86,58 +170,315 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_version() -> None:
-    from agvae import __version__
-
-    print(f"agvae {__version__}")
+def _not_negative(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value < math.inf, "a number from 0 on")
 
 
-def _compress(options: argparse.Namespace) -> None:
-    from PIL import Image
+def _positive(text: str) -> float:
+    return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
 
-    from agvae.codec import Codec
-    from agvae.files import write_atomically
-    from agvae.images import load_rgb
-    from agvae.models.gain import quality_to_fixed
 
-    image = Image.fromarray(load_rgb(options.input))
-    codec = Codec.load(options.model or DEFAULT_MODEL, _device(options.device))
-    quality = (codec.levels - 1) / 2 if options.quality is None else options.quality
+def _share(text: str) -> float:
+    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0, at most 1")
+
+
+def _count(text: str) -> int:
+    return _number(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def _number(text: str, kind: type, good: Callable[[Any], bool], words: str) -> Any:
     try:
-        quality_to_fixed(quality, codec.levels)
-    except ValueError as error:
-        raise UsageError(error) from None
-    data = codec.compress(image, quality=quality)
-    write_atomically(options.output, data)
-    bpp = 8 * len(data) / (image.width * image.height)
-    print(f"{options.output}: {len(data)} bytes, {bpp:.4f} bpp, quality {quality:g}")
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not good(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+    return value
 
 
-def _decompress(options: argparse.Namespace) -> None:
-    import io
+# ------------------------------------------------------ inputs and outputs
 
+
+class Job(NamedTuple):
+    """One file to read and the one to make of it."""
+
+    input: str
+    output: str
+
+    @property
+    def source(self) -> str:
+        """The input in words."""
+        return "standard input" if self.input == STANDARD else self.input
+
+    @property
+    def target(self) -> str:
+        """The output in words."""
+        return "standard output" if self.output == STANDARD else self.output
+
+
+def _jobs(paths: list[str], suffix: str, output_form: str) -> list[Job]:
+    """What the positional arguments ask for; `suffix` is that of files in a folder.
+
+    Raises ConfigError if an output would meet an input or another output."""
+    if len(paths) < 2:
+        raise ConfigError(f"{paths[0]}: nothing says where to write; give {output_form} after the input")
+    *inputs, output = paths
+    if not output.endswith(os.sep) and not os.path.isdir(output):
+        if len(inputs) > 1:
+            raise ConfigError(f"{output}: several inputs need a folder, one that is there or ends in {os.sep}")
+        jobs = [Job(inputs[0], output)]
+    elif STANDARD in inputs:
+        raise ConfigError(f"{output}: standard input has no name to go by in a folder; name the file")
+    else:
+        jobs = [Job(name, os.path.join(output, Path(name).stem + suffix)) for name in inputs]
+    made = {}
+    for job in jobs:
+        if other := made.get(job.output):
+            raise ConfigError(f"{other} and {job.input} would both become {job.output}")
+        made[job.output] = job.input
+    read = {_identity(job.input) for job in jobs} - {None}
+    for job in jobs:
+        if _identity(job.output) in read:
+            raise ConfigError(f"{job.output}: is an input and would be overwritten")
+    if output.endswith(os.sep):
+        os.makedirs(output, exist_ok=True)
+    return jobs
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _read(path: str) -> bytes:
+    if path != STANDARD:
+        return Path(path).read_bytes()
+    if sys.stdin is None:
+        raise ValueError("it is closed")
+    return sys.stdin.buffer.read()
+
+
+def _write(path: str, data: bytes) -> None:
+    from agvae.files import write_atomically
+
+    if path == STANDARD:
+        _to_standard_output(data)
+    else:
+        write_atomically(path, data)
+
+
+def _to_standard_output(data: bytes) -> None:
+    if sys.stdout is None:
+        raise ValueError("standard output is closed")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _print(text: str) -> None:
+    _to_standard_output(f"{text}\n".encode(errors="backslashreplace"))
+
+
+class _Progress:
+    """A bar over all inputs on standard error, if that is a terminal and the work takes over a second.
+
+    Called with the share of the current input that is done."""
+
+    def __init__(self, jobs: int):
+        self._bar = None
+        self._done = 0
+        if sys.stderr is not None and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            self._bar = tqdm(total=jobs, delay=1, miniters=0, leave=False, bar_format=form)
+
+    def begin(self, job: Job) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(Path(job.source).name, refresh=False)
+
+    def __call__(self, share: float) -> None:
+        if self._bar is not None:
+            self._bar.update(self._done + share - self._bar.n)
+
+    def end(self) -> None:
+        self._done += 1
+        self(0)
+
+    def clear(self) -> None:
+        """Make room for a line of text."""
+        if self._bar is not None:
+            self._bar.clear()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Result(NamedTuple):
+    """A file made, what to say about it, and about what could not be kept."""
+
+    data: bytes
+    words: str
+    notes: list[str]
+
+
+def _run(jobs: list[Job], work: Callable[[Job, _Progress], _Result]) -> int:
+    """Do all jobs; the exit status is 1 if one failed, each with its line.
+
+    What is wrong with the command or the model, ConfigError and DataError, ends them all."""
+    status = 0
+    progress = _Progress(len(jobs))
+    try:
+        for job in jobs:
+            progress.begin(job)
+            try:
+                _check_folder(job)
+                result = work(job, progress)
+                _write(job.output, result.data)
+            except (ConfigError, DataError):
+                raise
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                progress.clear()
+                status = _fail(_reason(error, job), 1)
+            else:
+                progress.clear()
+                for note in result.notes:
+                    print(f"agvae: note: {_one_line(note)}", file=sys.stderr)
+                words = f"{job.target}: {result.words}"
+                if job.output == STANDARD:
+                    print(words, file=sys.stderr)
+                else:
+                    _print(words)
+            progress.end()
+    finally:
+        progress.close()
+    return status
+
+
+def _check_folder(job: Job) -> None:
+    folder = os.path.dirname(job.output)
+    if folder and not os.path.isdir(folder):
+        raise ValueError(f"there is no folder {folder} to write to")
+
+
+def _reason(error: Exception, job: Job) -> object:
+    if isinstance(error, OSError) and error.filename:
+        return error
+    if isinstance(error, RuntimeError):
+        if "memory" not in str(error):  # torch has no error of its own for memory of the CPU
+            raise error
+        error = "not enough memory"
+    return f"{job.source}: {str(error) or 'not enough memory'}"
+
+
+# ------------------------------------------------------------- commands
+
+
+def _compress(options: argparse.Namespace) -> int:
+    jobs = _jobs(options.paths, ".agv", "OUT.agv or a folder")
+    if wrong := [job.output for job in jobs if _is_picture(job.output)]:
+        raise ConfigError(f"{wrong[0]}: the output of compress is an .agv file or a folder, not a picture")
+    names = ("quality", "bpp", "bytes", "psnr", "ms_ssim")
+    target = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+    @functools.cache
+    def codec() -> "Codec":
+        from agvae.models.gain import quality_to_fixed
+
+        loaded = _load(options.model or DEFAULT_MODEL, options.device)
+        if not target:
+            target["quality"] = (loaded.levels - 1) / 2
+        if "quality" in target:
+            try:
+                quality_to_fixed(target["quality"], loaded.levels)
+            except ValueError as error:
+                raise ConfigError(error) from None
+        return loaded
+
+    def work(job: Job, progress: _Progress) -> _Result:
+        from agvae.images import read_picture
+
+        source = io.BytesIO(_read(job.input)) if job.input == STANDARD else job.input
+        picture = read_picture(source, options.max_pixels)
+        if options.strip:
+            picture = dataclasses.replace(picture, exif=None, icc=None)
+        loaded = codec()
+        data = loaded.compress(picture, **target, progress=progress)
+        height, width = picture.pixels.shape[:2]
+        words = f"{len(data)} bytes, {8 * len(data) / (width * height):.4f} bpp, quality {_quality(data):.4g}"
+        return _Result(data, words, [f"{job.source}: {phrase}" for phrase in picture.lost])
+
+    return _run(jobs, work)
+
+
+def _is_picture(path: str) -> bool:
+    suffix = Path(path).suffix.lower()
+    if suffix in ("", ".agv"):
+        return False
     from PIL import Image
 
-    from agvae.codec import BitstreamError, Codec
+    return suffix in Image.registered_extensions()
+
+
+def _quality(data: bytes) -> float:
     from agvae.codec.bitstream import unpack
-    from agvae.files import write_atomically
+    from agvae.models.gain import quality_from_fixed
 
-    Image.init()
-    suffix = options.output.suffix.lower()
-    if Image.EXTENSION.get(suffix) not in Image.SAVE:
-        raise UsageError(f"{options.output}: no picture format has the suffix {suffix or '(none)'}")
-    data = options.input.read_bytes()
+    return quality_from_fixed(unpack(data)[0].quality)
+
+
+def _decompress(options: argparse.Namespace) -> int:
+    from agvae.images import ImageError, encode_image, format_of
+
+    form = f".{(options.format or 'png').lower().removeprefix('.')}"
+    jobs = _jobs(options.paths, form, "OUT or a folder")
+    if os.path.isdir(options.paths[-1]) or jobs[0].output == STANDARD:
+        suffix = form
+    elif options.format is None:
+        suffix = Path(jobs[0].output).suffix
+    else:
+        raise ConfigError("--format is for a folder or standard output; the suffix of a file says its format")
     try:
+        format_of(suffix)
+    except ImageError as error:
+        raise ConfigError(f"{jobs[0].target}: {error}") from None
+    codec_of = functools.cache(functools.partial(_load, device=options.device))
+    model_of = functools.cache(_model_of)
+
+    def work(job: Job, progress: _Progress) -> _Result:
+        data = _read(job.input)
+        from agvae.codec.bitstream import unpack
+
         header, _ = unpack(data)
-        device = _device(options.device)
-        codec = Codec.load(options.model or _model_of(header.fingerprint), device)
-        image = codec.decompress(data)
-    except BitstreamError as error:
-        raise ValueError(f"{options.input}: {error}") from error
-    picture = io.BytesIO()
-    image.save(picture, Image.EXTENSION[suffix])
-    write_atomically(options.output, picture.getvalue())
-    print(f"{options.output}: {image.width}×{image.height}")
+        codec = codec_of(options.model or model_of(header.fingerprint))
+        image = codec.decompress(data, max_pixels=options.max_pixels, progress=progress)
+        file, lost = encode_image(image, suffix)
+        return _Result(file, f"{image.width}×{image.height}", [f"{job.target}: {phrase}" for phrase in lost])
+
+    return _run(jobs, work)
+
+
+def _load(name: str, device: str) -> "Codec":
+    import torch
+
+    from agvae.codec import Codec, ModelError
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    try:
+        return Codec.load(name, device)
+    except ModelError as error:
+        raise DataError(error) from error
 
 
 def _model_of(fingerprint: bytes) -> str:
@@ -152,27 +493,33 @@ def _model_of(fingerprint: bytes) -> str:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from agvae.codec.bitstream import BitstreamError, unpack
-    from agvae.models.gain import quality_from_fixed
-
-    data = options.input.read_bytes()
+    job = Job(options.input, "")
     try:
+        data = _read(job.input)
+        from agvae.codec.bitstream import unpack
+        from agvae.models.gain import quality_from_fixed
+
         header, stream = unpack(data)
-    except BitstreamError as error:
-        raise ValueError(f"{options.input}: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{job.source}: {error}") from error
     facts = {
         "width": header.width,
         "height": header.height,
+        "grey": header.grey,
         "quality": quality_from_fixed(header.quality),
         "bytes": len(data),
         "header_bytes": len(data) - len(stream),
+        "alpha_bytes": len(header.alpha),
+        "exif_bytes": len(header.exif),
+        "icc_bytes": len(header.icc),
         "bpp": 8 * len(data) / (header.width * header.height),
         "model": header.fingerprint.hex(),
     }
     if options.json:
-        print(json.dumps(facts))
+        _print(json.dumps(facts))
     else:
-        print("\n".join(f"{name.replace('_', ' '):13} {value}" for name, value in facts.items()))
+        words = {name: {True: "yes", False: "no"}[value] if name == "grey" else value for name, value in facts.items()}
+        _print("\n".join(f"{name.replace('_', ' '):13} {value}" for name, value in words.items()))
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -183,34 +530,24 @@ def _models(options: argparse.Namespace) -> None:
         model = model_file.load(name)
         parts = model.config
         count = sum(w.numel() for w in model.weights.values())
-        print(
+        _print(
             f"{name}: {parts['transforms']['name']}, {parts['gain']['name']} with {parts['gain']['levels']} levels, "
             f"{parts['entropy']['name']}, context {parts['context']['name']}, {count / 1e6:.1f} M parameters, "
             f"{model.fingerprint.hex()}"
         )
     if not names:
-        print("No trained model comes with this version; train one with train.py and use its file with --model.")
+        _print("No trained model comes with this version; train one with train.py and use its file with --model.")
 
 
 def _export(options: argparse.Namespace) -> None:
     from agvae.codec import model_file
 
     if options.output.suffix != ".safetensors":
-        raise UsageError(f"{options.output}: a model file has the suffix .safetensors")
+        raise ConfigError(f"{options.output}: a model file has the suffix .safetensors")
     model = model_file.from_checkpoint(options.checkpoint, options.half)
     model.save(options.output)
     size = options.output.stat().st_size
-    print(f"{options.output}: {size / 1e6:.1f} MB, of it {model.tables.nbytes / 1e6:.2f} MB coding tables")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return name
+    _print(f"{options.output}: {size / 1e6:.1f} MB, of it {model.tables.nbytes / 1e6:.2f} MB coding tables")
 
 
 if __name__ == "__main__":

@@ -130,6 +130,7 @@ def train(cfg: DictConfig) -> Any:
     """
     from hydra.utils import instantiate
     from lightning import Trainer, seed_everything
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agvae.data import ImageDataModule
@@ -169,12 +170,12 @@ def train(cfg: DictConfig) -> Any:
     )
 
     averaging = [EMA(cfg.ema.decay)] if cfg.ema.decay is not None else []
-    trainer = Trainer(
-        **config["trainer"],
-        default_root_dir=run_dir,
-        callbacks=averaging + [instantiate(callback) for callback in cfg.callbacks.values() if callback],
-        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
-    )
+    callbacks = averaging + [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    loggers = [instantiate(logger) for logger in cfg.logger.values() if logger]
+    try:
+        trainer = Trainer(**config["trainer"], default_root_dir=run_dir, callbacks=callbacks, logger=loggers)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
 
@@ -195,9 +196,10 @@ def train(cfg: DictConfig) -> Any:
             best = folder / ("best.ckpt" if "best.ckpt" in kept else "last.ckpt")
             say(f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}")
             say(f"logs:       {', '.join(_log_places(run_dir))}")
-            say(f"go on with: {_resume_command(folder / 'last.ckpt')}")
-            say(f"            python evaluate.py checkpoint={best}")
+            say(f"go on with: python evaluate.py checkpoint={best}")
             say(f"            agvae export {best} model.safetensors")
+            if trainer.global_step != trainer.max_steps:
+                say(f"            {_resume_command(folder / 'last.ckpt')}")
     return trainer
 
 
@@ -212,6 +214,7 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
         ".*sync_dist=True.*",  # the RD curve is gathered over ranks before it is logged
+        ".*smaller than the logging interval.*",  # steps are counted over the ends of epochs
         ".*litlogger.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -352,7 +352,6 @@ _MODES = {
     "PPM": ("L", "RGB"),
     "QOI": ("RGB", "RGBA"),
     "SGI": ("L", "RGB", "RGBA"),
-    "SPIDER": ("L",),
     "WEBP": ("RGB", "RGBA"),
     "XBM": ("1",),
 }
@@ -419,6 +418,8 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
     if name == "AVIF" and mode != "L":
         options["subsampling"] = "4:4:4"
     metadata, dropped = _metadata_for(name, mode, image.info)
+    if name == "TIFF" and "exif" in metadata:
+        del options["compression"]  # with it libtiff writes, which takes no directories below the first
     file = io.BytesIO()
     try:
         if mode == "P":
@@ -437,15 +438,14 @@ _PALETTES = {"P": "256 colours", "L": "no colours", "1": "black and white only"}
 def _metadata_for(name: str, mode: str, info: dict) -> tuple[dict[str, bytes], list[str]]:
     """What of EXIF and ICC profile goes into a file of this format and mode, and what cannot."""
     metadata, dropped = {}, []
-    exif, icc = info.get("exif"), info.get("icc_profile")
-    if exif and name in _METADATA:
-        if name in ("JPEG", "MPO") and len(exif) > _EXIF_IN_JPEG:
-            dropped.append(f"{name} cannot hold EXIF data of {len(exif)} bytes")
-        else:
-            metadata["exif"] = _EXIF_PREFIX + exif.removeprefix(_EXIF_PREFIX)
+    exif, icc = info.get("exif", b"").removeprefix(_EXIF_PREFIX), info.get("icc_profile")
+    if exif and name in ("JPEG", "MPO") and len(exif) > _EXIF_IN_JPEG:
+        dropped.append(f"{name} cannot hold EXIF data of {len(exif)} bytes")
+    elif exif and name in _METADATA:
+        metadata["exif"] = _EXIF_PREFIX + exif
     elif exif:
         dropped.append(f"{name} cannot keep EXIF data")
-    if icc and name in _METADATA and _fits(icc, mode == "L" or mode == "LA"):
+    if icc and name in _METADATA and _fits(icc, mode in ("L", "LA")):
         metadata["icc_profile"] = icc
     elif icc:
         dropped.append(f"{name} cannot keep {'this' if name in _METADATA else 'an'} ICC profile")

@@ -1,7 +1,8 @@
 """The codec: pictures to bytes and back, with one model at every rate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from agvae.entropy.coder import CodingError, Decoder, Encoder
 from agvae.entropy.tables import TOTAL, Tables, scale_index
 from agvae.images import MAX_PIXELS, Picture, picture_of
 from agvae.models.agvae import AGVAE, Parameters
-from agvae.models.context import Cell
+from agvae.models.context import Cell, SpatialContext
 from agvae.models.gain import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 from agvae.models.transforms import STRIDE_Y, STRIDE_Z
 
@@ -174,8 +175,10 @@ class Codec:
                 symbols = decoder.pop_y(*self._indices(parameters))
                 return torch.from_numpy(symbols).to(self.device, torch.float32).view_as(parameters.mu)
 
-            psi = self._psi(z_symbols.to(self.device, torch.float32), quality_from_fixed(header.quality))
-            y_hat = self._model.decode(psi, pop)
+            y_hat = torch.empty(1, self._model.M, height * _CELLS, width * _CELLS, device=self.device)
+            z_symbols = z_symbols.to(self.device, torch.float32)
+            for rows, psi in self._psi(z_symbols, quality_from_fixed(header.quality)):
+                y_hat[:, :, rows] = self._model.decode(psi, pop)
             decoder.finish()
         except CodingError as error:
             raise BitstreamError(f"the file is damaged: {error}") from error
@@ -197,7 +200,8 @@ class Codec:
         """The file at a quality in fixed point, and ŷ as its decoder will have it; `census` counts the scales."""
         header = header._replace(quality=fixed)
         encoder = Encoder(self._tables, header.checksum)
-        z_symbols, psi, y_bar = self._hyper(latent.y, quality_from_fixed(fixed))
+        quality = quality_from_fixed(fixed)
+        z_symbols, y_bar = self._hyper(latent.y, quality)
         encoder.push_z(_integers(z_symbols).reshape(z_symbols.shape[1], -1))
 
         def push(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
@@ -206,51 +210,63 @@ class Codec:
             if census is not None:
                 census.count(cell.channels, left, right)
 
-        y_hat = self._model.encode(y_bar, psi, push)
+        # In the place of ȳ, of which no row is read again, but never in that of the latent.
+        y_hat = torch.empty_like(y_bar) if y_bar is latent.y else y_bar
+        for rows, psi in self._psi(z_symbols, quality):
+            y_hat[:, :, rows] = self._model.encode(y_bar[:, :, rows], psi, push)
         return bitstream.pack(header, encoder.finish()), y_hat
 
     def _bits(self, y: Tensor, quality: Tensor | float) -> Tensor:
         """The model's rate for each of y (B, M, h, w), in bits, (B,) float64."""
-        z_symbols, psi, y_bar = self._hyper(y, quality)
+        z_symbols, y_bar = self._hyper(y, quality)
         bits = _bits(self._model.prior(z_symbols + self._model.prior.medians))
 
         def add(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
             bits.add_(_bits(self._model.likelihood(symbols + parameters.mu, parameters)))
 
-        self._model.encode(y_bar, psi, add)
+        for rows, psi in self._psi(z_symbols, quality):
+            self._model.encode(y_bar[:, :, rows], psi, add)
         return bits
 
-    def _hyper(self, y: Tensor, quality: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols of z, h_s's features and ȳ, at a quality that a stream can carry."""
+    def _hyper(self, y: Tensor, quality: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Symbols of z, and ȳ, at a quality that a stream can carry."""
         y_bar = self._model.scale(y, quality)
-        z_symbols = (self._model.hyper_analyze(y_bar, quality) - self._model.prior.medians).round()
-        return z_symbols, self._psi(z_symbols, quality), y_bar
+        return (self._model.hyper_analyze(y_bar, quality) - self._model.prior.medians).round(), y_bar
 
-    def _psi(self, z_symbols: Tensor, quality: Tensor | float) -> Tensor:
-        """h_s's features, in tiles: exact arithmetic makes them the same however they are cut."""
+    def _psi(self, z_symbols: Tensor, quality: Tensor | float) -> Iterator[tuple[slice, Tensor]]:
+        """h_s's features, as runs of rows of y that can be coded one after another: (rows, features).
+
+        Without context these are the rows of tiles, so that memory stays small and a stream that ends too early is
+        found out soon; a context's order goes through the whole picture. Exact arithmetic makes them the same however
+        they are cut."""
         z_hat = z_symbols + self._model.prior.medians
         batch, _, height, width = z_hat.shape
-        psi = torch.empty(
-            (batch, self._model.context.hyper_channels, height * _CELLS, width * _CELLS),
-            device=self.device,
-            memory_format=torch.channels_last,
-        )
-
-        def write(tile: Tile, part: Tensor) -> None:
-            top, left = tile.top * _CELLS, tile.left * _CELLS
-            psi[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
-
-        halo = self._model.reach.h_s
+        channels, halo = self._model.context.hyper_channels, self._model.reach.h_s
         # In float64, some five tensors of the last layer's size.
-        side = tile_side(batch * _CELLS**2 * self._model.context.hyper_channels * 8 * 5, halo, self.device)
-        run_in_tiles(
-            lambda z: self._model.hyper_synthesize(z, quality),
-            lambda rows, columns: z_hat[:, :, rows, columns],
-            write,
-            tiles(height, width, side, halo),
-            _CELLS,
-        )
-        return psi
+        side = tile_side(batch * _CELLS**2 * channels * 8 * 5, halo, self.device)
+        layout = tiles(height, width, side, halo)
+        in_rows = not isinstance(self._model.context, SpatialContext)
+        runs = [list(run) for _, run in groupby(layout, lambda tile: tile.top)] if in_rows else [layout]
+        for run in runs:
+            first, last = run[0].top * _CELLS, run[-1].bottom * _CELLS
+            psi = torch.empty(
+                (batch, channels, last - first, width * _CELLS),
+                device=self.device,
+                memory_format=torch.channels_last,
+            )
+
+            def write(tile: Tile, part: Tensor, first: int = first, psi: Tensor = psi) -> None:
+                top, left = tile.top * _CELLS - first, tile.left * _CELLS
+                psi[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
+
+            run_in_tiles(
+                lambda z: self._model.hyper_synthesize(z, quality),
+                lambda rows, columns: z_hat[:, :, rows, columns],
+                write,
+                run,
+                _CELLS,
+            )
+            yield slice(first, last), psi
 
     def _synthesize(
         self, y_hat: Tensor, fixed: int, width: int, height: int, progress: Progress | None = None

@@ -8,9 +8,9 @@ from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor
 
 from agvae.errors import ConfigError
+from agvae.metrics import MS_SSIM_LARGEST_REFUSED_SIDE
 
-MS_SSIM_SMALLEST_SIDE = 161
-"""Four halvings must leave more than MS-SSIM's 11-tap window: (11 − 1)·2⁴ = 160 is one too few."""
+MS_SSIM_SMALLEST_SIDE = MS_SSIM_LARGEST_REFUSED_SIDE + 1
 
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from agvae.training.losses import (
     level_weights,
     ms_ssim,
     mse,
+    msssim,
     psnr,
 )
 from agvae.training.metrics import RDCurve
@@ -174,7 +175,7 @@ class AGVAEModule(LightningModule):
             defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
             similarity = ms_ssim(decoded, x) if defined else torch.full_like(bpp, torch.nan)
             loss = torch.full_like(bpp, torch.nan)
-            if quality == int(quality):
+            if quality == int(quality) and (defined or self.distortion is not msssim):
                 s = int(quality)
                 loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
             self.curve.update(index, bpp, psnr(mse(decoded, x)), similarity, loss)

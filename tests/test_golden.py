@@ -1,0 +1,70 @@
+"""Files of every version of the bitstream decode to the symbols that they were made of, for ever (golden/README.md)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agvae.codec import Codec, codec
+
+GOLDEN = Path(__file__).parent / "golden"
+
+MINNEN = {"name": "minnen2018"}
+RESIDUAL = {"name": "residual"}
+DEPTHWISE = {"name": "depthwise", "blocks": 1}
+HCVR = {"name": "hcvr", "levels": 3}
+CVR = {"name": "cvr", "levels": 3}
+NONE = {"name": "none", "levels": 1}
+
+CASES = {
+    f"v1-{case['context']}-{case['form']}": case
+    for case in (
+        {"context": "none", "form": "symmetric", "transforms": MINNEN, "gain": NONE, "quality": 0},
+        {"context": "none", "form": "half_mass", "transforms": DEPTHWISE, "gain": HCVR, "quality": 0.7, "escapes": True},
+        {"context": "none", "form": "two_piece", "transforms": DEPTHWISE, "gain": CVR, "quality": 2},
+        {"context": "checkerboard", "form": "symmetric", "transforms": DEPTHWISE, "gain": CVR, "quality": 1},
+        {"context": "checkerboard", "form": "half_mass", "transforms": MINNEN, "gain": HCVR, "quality": 1.5},
+        {"context": "multiscale", "form": "symmetric", "transforms": MINNEN, "gain": HCVR, "quality": 1.1},
+        {"context": "multiscale", "form": "half_mass", "transforms": RESIDUAL, "gain": HCVR, "quality": 0.4},
+        {"context": "quadtree", "form": "symmetric", "transforms": DEPTHWISE, "gain": HCVR, "quality": 1.9},
+        {"context": "quadtree", "form": "two_piece", "transforms": MINNEN, "gain": HCVR, "quality": 1.2, "full": True},
+    )
+}
+
+
+def recording(ours, data):
+    """The decoded picture, and the symbols of z and y in the order in which they were read."""
+    popped = {"z": [], "y": []}
+
+    class Recorder(codec.Decoder):
+        def pop_z(self, n):
+            popped["z"].append(super().pop_z(n))
+            return popped["z"][-1]
+
+        def pop_y(self, left, right):
+            popped["y"].append(super().pop_y(left, right))
+            return popped["y"][-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "Decoder", Recorder)
+        image = ours.decompress(data)
+    return image, *(np.concatenate([part.ravel() for part in popped[name]]) for name in ("z", "y"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_files_decode_to_the_same_symbols_and_pictures(case):
+    expected = np.load(GOLDEN / f"{case}.npz")
+    image, z, y = recording(Codec.load(GOLDEN / f"{case}.safetensors"), (GOLDEN / f"{case}.agv").read_bytes())
+    assert np.array_equal(z, expected["z"])
+    assert np.array_equal(y, expected["y"])
+    if "pixels" in expected:
+        assert np.abs(np.array(image).astype(int) - expected["pixels"]).max() <= 1
+    if CASES[case].get("full"):
+        assert image.mode == "LA"
+        assert np.array_equal(np.array(image)[..., 1], expected["pixels"][..., 1])
+        assert b"golden" in image.info["exif"]
+        assert image.info["icc_profile"][16:20] == b"GRAY"
+
+
+def test_every_golden_file_is_tested():
+    assert {path.stem for path in GOLDEN.glob("*.agv")} == set(CASES)
