@@ -222,7 +222,7 @@ def test_metadata_comes_back_unless_stripped(folder, capsys, photo):
 def test_what_cannot_be_kept_is_said_in_a_line_each(folder, capsys, photo):
     frames = [photo.crop((k, 0, 80 + k, 60)).convert("P") for k in range(3)]
     frames[0].save("a.gif", save_all=True, append_images=frames[1:])
-    status, out, err = agvae(capsys, "compress", "a.gif", "a.agv", *MODEL)
+    status, _, err = agvae(capsys, "compress", "a.gif", "a.agv", *MODEL)
     assert (status, err) == (0, "agvae: note: a.gif: one of its 3 frames is kept\n")
     clear = photo.crop((0, 0, 80, 60)).convert("RGBA")
     clear.putalpha(100)

@@ -5,6 +5,7 @@ error. Of several inputs one that fails does not stop the others.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import io
@@ -12,7 +13,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -289,36 +291,51 @@ def _print(text: str) -> None:
 class _Progress:
     """A bar over all inputs on standard error, if that is a terminal and the work takes over a second.
 
-    Called with the share of the current input that is done."""
+    Called with the share of the current input that is done. A thread draws, so that the time goes on where no share
+    is reported for long."""
 
     def __init__(self, jobs: int):
-        self._bar = None
         self._done = 0
+        self._place = 0.0
+        self._bar = None
         if sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
             form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
             self._bar = tqdm(total=jobs, delay=1, miniters=0, leave=False, bar_format=form)
+            self._closed = threading.Event()
+            self._thread = threading.Thread(target=self._draw, daemon=True)
+            self._thread.start()
+
+    def _draw(self) -> None:
+        while not self._closed.wait(0.2):
+            self._bar.update(self._place - self._bar.n)
 
     def begin(self, job: Job) -> None:
         if self._bar is not None:
             self._bar.set_description_str(Path(job.source).name, refresh=False)
 
     def __call__(self, share: float) -> None:
-        if self._bar is not None:
-            self._bar.update(self._done + share - self._bar.n)
+        self._place = self._done + share
 
     def end(self) -> None:
         self._done += 1
-        self(0)
+        self._place = self._done
 
-    def clear(self) -> None:
-        """Make room for a line of text."""
-        if self._bar is not None:
+    @contextlib.contextmanager
+    def interrupted(self) -> Iterator[None]:
+        """Make room for lines of text."""
+        if self._bar is None:
+            yield
+            return
+        with self._bar.get_lock():
             self._bar.clear()
+            yield
 
     def close(self) -> None:
         if self._bar is not None:
+            self._closed.set()
+            self._thread.join()
             self._bar.close()
 
 
@@ -346,21 +363,25 @@ def _run(jobs: list[Job], work: Callable[[Job, _Progress], _Result]) -> int:
             except (ConfigError, DataError):
                 raise
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                progress.clear()
-                status = _fail(_reason(error, job), 1)
+                with progress.interrupted():
+                    status = _fail(_reason(error, job), 1)
             else:
-                progress.clear()
-                for note in result.notes:
-                    print(f"agvae: note: {_one_line(note)}", file=sys.stderr)
-                words = f"{job.target}: {result.words}"
-                if job.output == STANDARD:
-                    print(words, file=sys.stderr)
-                else:
-                    _print(words)
+                with progress.interrupted():
+                    _report(job, result)
             progress.end()
     finally:
         progress.close()
     return status
+
+
+def _report(job: Job, result: _Result) -> None:
+    for note in result.notes:
+        print(f"agvae: note: {_one_line(note)}", file=sys.stderr)
+    words = f"{job.target}: {result.words}"
+    if job.output == STANDARD:
+        print(words, file=sys.stderr)
+    else:
+        _print(words)
 
 
 def _check_folder(job: Job) -> None:
