@@ -20,7 +20,7 @@ from agvae.codec.bitstream import Header, pack, unpack
 from agvae.images import MAX_PIXELS, picture_of
 
 SECONDS = 1
-"""Within which any file is refused."""
+"""Of processor time, within which any file is refused."""
 
 MEBIBYTE = 2**20
 
@@ -263,10 +263,10 @@ def test_alpha_that_is_not_the_pictures_is_refused(codec, image, alpha):
 def test_exif_and_profiles_that_do_not_inflate_or_to_too_much_are_refused(codec, image, name, block):
     data = forge(codec, image, **{name: block})
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BitstreamError, match="an EXIF or ICC block"):
         codec.decompress(data)
-    took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    took, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert took < SECONDS
     assert peak < 50 * MEBIBYTE
@@ -313,10 +313,10 @@ def test_hostile_files_end_soon_and_take_little_memory(codec, image, name):
     codec.decompress(codec.compress(image, quality=0))  # compiles what there is to compile
     data = HOSTILE[name](codec)
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BitstreamError) as caught:
         codec.decompress(data)
-    took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    took, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert "\n" not in str(caught.value)
     assert took < SECONDS

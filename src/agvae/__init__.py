@@ -4,15 +4,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agvae.codec import BitstreamError, Codec, ModelError
+    from agvae.codec import BitstreamError, Codec, ModelError, TargetError
 
 __version__ = version("agvae")
-__all__ = ["BitstreamError", "Codec", "ModelError", "__version__"]
+__all__ = ["BitstreamError", "Codec", "ModelError", "TargetError", "__version__"]
 
 
 def __getattr__(name: str):
     # The codec brings torch along, which `agvae --help` should not wait for.
-    if name in ("BitstreamError", "Codec", "ModelError"):
+    if name in __all__:
         from agvae import codec
 
         return getattr(codec, name)

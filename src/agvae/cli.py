@@ -301,7 +301,7 @@ class _Progress:
         if sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
-            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
             self._bar = tqdm(total=jobs, delay=1, miniters=0, leave=False, bar_format=form)
             self._closed = threading.Event()
             self._thread = threading.Thread(target=self._draw, daemon=True)
@@ -412,7 +412,7 @@ def _compress(options: argparse.Namespace) -> int:
 
     @functools.cache
     def codec() -> "Codec":
-        from agvae.models.gain import quality_to_fixed
+        from agvae.quality import quality_to_fixed
 
         loaded = _load(options.model or DEFAULT_MODEL, options.device)
         if not target:
@@ -451,7 +451,7 @@ def _is_picture(path: str) -> bool:
 
 def _quality(data: bytes) -> float:
     from agvae.codec.bitstream import unpack
-    from agvae.models.gain import quality_from_fixed
+    from agvae.quality import quality_from_fixed
 
     return quality_from_fixed(unpack(data)[0].quality)
 
@@ -518,7 +518,7 @@ def _info(options: argparse.Namespace) -> None:
     try:
         data = _read(job.input)
         from agvae.codec.bitstream import unpack
-        from agvae.models.gain import quality_from_fixed
+        from agvae.quality import quality_from_fixed
 
         header, stream = unpack(data)
     except ValueError as error:

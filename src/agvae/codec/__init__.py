@@ -1,7 +1,22 @@
 """Pictures to bytes and back."""
 
-from agvae.codec.bitstream import BitstreamError
-from agvae.codec.codec import Codec
-from agvae.codec.model_file import ModelError
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["BitstreamError", "Codec", "ModelError"]
+from agvae.codec.bitstream import BitstreamError
+
+if TYPE_CHECKING:
+    from agvae.codec.codec import Codec
+    from agvae.codec.model_file import ModelError
+    from agvae.codec.rate_control import TargetError
+
+__all__ = ["BitstreamError", "Codec", "ModelError", "TargetError"]
+
+_HOMES = {"Codec": "codec", "ModelError": "model_file", "TargetError": "rate_control"}
+
+
+def __getattr__(name: str):
+    # These bring torch along, which is not needed to see that a file is none of ours.
+    if name in _HOMES:
+        return getattr(import_module(f"agvae.codec.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'agvae.codec' has no attribute {name!r}")

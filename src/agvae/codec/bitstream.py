@@ -120,7 +120,7 @@ def pack_alpha(alpha: np.ndarray | None) -> bytes:
     if alpha is None:
         return b""
     file = io.BytesIO()
-    Image.fromarray(alpha).save(file, "PNG", optimize=True)
+    Image.fromarray(alpha).save(file, "PNG")
     return file.getvalue()
 
 

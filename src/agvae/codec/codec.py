@@ -21,8 +21,8 @@ from agvae.entropy.tables import TOTAL, Tables, scale_index
 from agvae.images import MAX_PIXELS, Picture, picture_of
 from agvae.models.agvae import AGVAE, Parameters
 from agvae.models.context import Cell, SpatialContext
-from agvae.models.gain import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 from agvae.models.transforms import STRIDE_Y, STRIDE_Z
+from agvae.quality import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 
 _CELLS = STRIDE_Z // STRIDE_Y
 """Latents per hyper-latent, on each side."""
@@ -31,6 +31,9 @@ _USUAL_BPP = (0.08, 1.2)
 """About the rates of a photo at the first and the last level: where a search for a rate starts."""
 
 Progress = Callable[[float], None]
+
+_ANALYSIS = 0.7
+"""Share of the time that g_a or g_s takes, about; coding the latent takes the rest."""
 
 
 class Latent(NamedTuple):
@@ -128,7 +131,7 @@ class Codec:
             fixed = quality_to_fixed(target, self.levels)
         elif not (math.isfinite(target) and target > 0):
             raise ValueError(f"{name} {target} is no target")
-        latent = image if isinstance(image, Latent) else self.analyze(image, progress)
+        latent = image if isinstance(image, Latent) else self.analyze(image, _part(progress, 0, _ANALYSIS))
         header = self._header(latent.picture)
         if name == "quality":
             return self._encode(latent, header, fixed)[0]
@@ -185,7 +188,9 @@ class Codec:
         # Before the pixels, which take longest.
         alpha = bitstream.unpack_alpha(header.alpha, header.width, header.height)
         exif, icc = bitstream.unpack_block(header.exif), bitstream.unpack_block(header.icc)
-        pixels = self._synthesize(y_hat, header.quality, header.width, header.height, progress)
+        pixels = self._synthesize(
+            y_hat, header.quality, header.width, header.height, _part(progress, 1 - _ANALYSIS, 1)
+        )
         return Picture(pixels, header.grey, alpha, exif, icc).to_pil()
 
     @torch.inference_mode()
@@ -377,6 +382,11 @@ class ScaleCensus:
         curve = np.log((entropies * self._counts).sum((1, 2)) + 1)
         self._counts[:] = 0
         return curve
+
+
+def _part(progress: Progress | None, start: float, stop: float) -> Progress | None:
+    """Progress of a part of the work, from the share `start` to `stop` of the whole."""
+    return progress and (lambda share: progress(start + (stop - start) * share))
 
 
 def _bits(likelihoods: Tensor) -> Tensor:

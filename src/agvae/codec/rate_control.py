@@ -31,8 +31,8 @@ def largest_within(code: Callable[[int], tuple[bytes, np.ndarray]], target: int,
     """The file of at most `target` bytes, and at most 1 % less if the steps allow, that `code` gives for a quality.
 
     `code` gives, beside the file of a quality, a guess at the logarithm of the size at evenly spaced qualities from 0
-    to `last`, the highest, right but for a factor. The first trial is at `start`; each gives the curve on which the next
-    quality is read off. Raises TargetError if the target is below the smallest or above the largest file."""
+    to `last`, the highest, right but for a factor. The first trial is at `start`; each gives the curve on which the
+    next quality is read off. Raises TargetError if the target is below the smallest or above the largest file."""
     qualities = np.arange(last + 1)
     aim = math.log(target * (1 - _AIM * RATE_SLACK))
     files: dict[int, bytes] = {}

@@ -34,8 +34,9 @@ class FactorizedPrior(nn.Module):
             if i < len(self.FILTERS) - 2:
                 self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
         # Lower tail, median, upper tail of each channel.
-        init = torch.tensor([-self.INIT_SCALE, 0.0, self.INIT_SCALE])
-        self.quantiles = nn.Parameter(init.repeat(channels, 1, 1))
+        self.quantiles = nn.Parameter(torch.zeros(channels, 1, 3))
+        self.quantiles.data[:, :, 0].fill_(-self.INIT_SCALE)
+        self.quantiles.data[:, :, 2].fill_(self.INIT_SCALE)
 
     @property
     def medians(self) -> Tensor:

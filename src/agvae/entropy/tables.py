@@ -204,9 +204,12 @@ def _magnitude_pmf(sigma: float) -> np.ndarray:
     """Masses of m = 1, …, M given the side, and of the escape, (M + 1,)."""
     # T(5) < 2^-20 · T(0), so past 5σ + 1 there is always too little left for another entry.
     tail = _upper_tail((np.arange(math.ceil(5 * sigma) + 2) + 0.5) / sigma)
-    tail /= tail[0]
+    side, tail = tail[0], tail / tail[0]
     last = int(np.argmax(tail[1:] < _TAIL_MASS)) + 1
-    return np.append(tail[:last] - tail[1 : last + 1], tail[last])
+    # At small σ the side alone costs up to 19 bits: with the escape and its 5-bit length it shall cost 30, the most
+    # that a loss sees (LIKELIHOOD_MIN). The other magnitudes hardly lose by it.
+    escape = max(tail[last], min(0.25, 2.0**-25 / side))
+    return np.append((1 - escape) * (tail[:last] - tail[1 : last + 1]) / (1 - tail[last]), escape)
 
 
 def _cumulate(pmf: np.ndarray) -> np.ndarray:

@@ -3,23 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-QUALITY_STEPS = 1024
-"""Fixed-point steps per level in which a stream writes its quality: a step changes the rate by some 0.05 %."""
-
-
-def quality_to_fixed(quality: float, levels: int) -> int:
-    """Quality in [0, levels − 1] as the integer that a stream carries.
-
-    Raises ValueError outside the range."""
-    if not 0 <= quality <= levels - 1:
-        raise ValueError(f"quality {quality:g} is outside this model's range 0 to {levels - 1}")
-    return round(quality * QUALITY_STEPS)
-
-
-def quality_from_fixed(fixed: int) -> float:
-    """The quality that a stream's integer stands for; exact in binary floating point."""
-    return fixed / QUALITY_STEPS
-
 
 class GainUnit(nn.Module):
     """A gain matrix m and a separately trained inverse gain matrix m′, n levels of c positive gains each.

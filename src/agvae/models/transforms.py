@@ -57,8 +57,9 @@ class GDN(nn.Module):
     def __init__(self, channels: int, inverse: bool = False):
         super().__init__()
         self.inverse = inverse
-        self.beta = nn.Parameter(torch.sqrt(torch.ones(channels) + self.PEDESTAL))
-        self.gamma = nn.Parameter(torch.sqrt(0.1 * torch.eye(channels) + self.PEDESTAL))
+        self.beta = nn.Parameter(torch.full((channels,), (1 + self.PEDESTAL) ** 0.5))
+        self.gamma = nn.Parameter(torch.full((channels, channels), self.PEDESTAL**0.5))
+        self.gamma.data.fill_diagonal_((0.1 + self.PEDESTAL) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         beta = lower_bound(self.beta, (self.BETA_MIN + self.PEDESTAL) ** 0.5) ** 2 - self.PEDESTAL
