@@ -19,12 +19,13 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from PIL import Image
 
-from agvae.data import Batch, DataConfig, DataError, ImageDataModule, evaluation_images, list_images
+from agvae.data import Batch, DataConfig, ImageDataModule, evaluation_images, list_images
 from agvae.data.datasets import centre_crop
 from agvae.data.download import KODAK_SHA256, download
 from agvae.data.layouts import find_files, hold_out
 from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
 from agvae.data.sampling import SampleStream, StreamSampler
+from agvae.errors import ConfigError, DataError
 from agvae.images import load_rgb
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -183,7 +184,7 @@ def test_a_held_out_folder_inside_the_training_folder_is_not_trained_on(folder):
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_one_clear_line(keys, message):
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         ImageDataModule.from_config(keys)
     assert "\n" not in str(error.value)
 
@@ -581,7 +582,7 @@ def test_no_network_and_missing_files_are_one_clear_line(server, tmp_path):
 
 
 def test_only_kodak_can_be_downloaded(tmp_path):
-    with pytest.raises(DataError, match="data=kodak alone, not for data=div2k: get it from https"):
+    with pytest.raises(ConfigError, match="data=kodak alone, not for data=div2k: get it from https"):
         layout("div2k", tmp_path, download=True)
     assert len(KODAK_SHA256) == 24
     assert all(len(bytes.fromhex(value)) == 32 for value in KODAK_SHA256.values())

@@ -20,7 +20,14 @@ CASES = {
     f"v1-{case['context']}-{case['form']}": case
     for case in (
         {"context": "none", "form": "symmetric", "transforms": MINNEN, "gain": NONE, "quality": 0},
-        {"context": "none", "form": "half_mass", "transforms": DEPTHWISE, "gain": HCVR, "quality": 0.7, "escapes": True},
+        {
+            "context": "none",
+            "form": "half_mass",
+            "transforms": DEPTHWISE,
+            "gain": HCVR,
+            "quality": 0.7,
+            "escapes": True,
+        },
         {"context": "none", "form": "two_piece", "transforms": DEPTHWISE, "gain": CVR, "quality": 2},
         {"context": "checkerboard", "form": "symmetric", "transforms": DEPTHWISE, "gain": CVR, "quality": 1},
         {"context": "checkerboard", "form": "half_mass", "transforms": MINNEN, "gain": HCVR, "quality": 1.5},

@@ -158,10 +158,7 @@ def train(cfg: DictConfig) -> Any:
     if checkpoint:
         runs.check_resumable(checkpoint, config["model"], cfg.trainer.max_steps)
 
-    try:
-        data = ImageDataModule.from_config(config["data"], seed=cfg.seed)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    data = ImageDataModule.from_config(config["data"], seed=cfg.seed)
     data.setup()
     # The same weights on every rank; what is drawn in training differs by rank.
     seed_everything(cfg.seed, verbose=False)
@@ -169,6 +166,9 @@ def train(cfg: DictConfig) -> Any:
         **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
     )
 
+    interval, steps = config["trainer"]["val_check_interval"], config["trainer"]["max_steps"]
+    if isinstance(interval, int) and isinstance(steps, int) and 0 < steps < interval:
+        config["trainer"]["val_check_interval"] = steps  # so that a short run ends with an RD curve too
     averaging = [EMA(cfg.ema.decay)] if cfg.ema.decay is not None else []
     callbacks = averaging + [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in cfg.logger.values() if logger]

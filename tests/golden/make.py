@@ -1,6 +1,6 @@
 """Writes the golden files; run by hand, once for each version of the bitstream (README.md in this folder).
 
-    python tests/golden/make.py
+python tests/golden/make.py
 """
 
 import sys
@@ -24,7 +24,7 @@ SIZE = (100, 75)
 
 
 def picture(case: str) -> Image.Image:
-    """Gradients, edges and noise, of a size that needs padding; with everything a file can carry where CASES says so."""
+    """Gradients, edges and noise, of a size that needs padding; with all that a file can carry where CASES says so."""
     width, height = SIZE
     rng = np.random.default_rng(len(case))
     row, column = np.mgrid[:height, :width]

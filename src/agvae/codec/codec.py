@@ -188,9 +188,7 @@ class Codec:
         # Before the pixels, which take longest.
         alpha = bitstream.unpack_alpha(header.alpha, header.width, header.height)
         exif, icc = bitstream.unpack_block(header.exif), bitstream.unpack_block(header.icc)
-        pixels = self._synthesize(
-            y_hat, header.quality, header.width, header.height, _part(progress, 1 - _ANALYSIS, 1)
-        )
+        pixels = self._synthesize(y_hat, header.quality, header.width, header.height, _part(progress, 1 - _ANALYSIS, 1))
         return Picture(pixels, header.grey, alpha, exif, icc).to_pil()
 
     @torch.inference_mode()

@@ -1,8 +1,8 @@
 """Images from disk to batches."""
 
-from agvae.data.config import DataConfig, DataError
+from agvae.data.config import DataConfig
 from agvae.data.datamodule import ImageDataModule
 from agvae.data.datasets import Batch
 from agvae.data.layouts import evaluation_images, list_images
 
-__all__ = ["Batch", "DataConfig", "DataError", "ImageDataModule", "evaluation_images", "list_images"]
+__all__ = ["Batch", "DataConfig", "ImageDataModule", "evaluation_images", "list_images"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from agvae.errors import DataError
+from agvae.errors import ConfigError
 
 STRIDE = 64
 """Height and width of what the model takes are multiples of this."""
@@ -17,7 +17,7 @@ Layout = Literal["sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "
 class DataConfig:
     """What conf/data/*.yaml holds; conf/data/folder.yaml says what each key means.
 
-    Raises DataError for a value that cannot be meant.
+    Raises ConfigError for a value that cannot be meant.
     """
 
     layout: Layout = "folder"
@@ -37,35 +37,35 @@ class DataConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "DataConfig":
-        """The configuration as checked values; raises DataError for a key that does not exist."""
+        """The configuration as checked values; raises ConfigError for a key that does not exist."""
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(config) - set(known)):
-            raise DataError(f"data.{unknown[0]} does not exist; the keys of data are {', '.join(known)}")
+            raise ConfigError(f"data.{unknown[0]} does not exist; the keys of data are {', '.join(known)}")
         # no shell expands the ~ of data.root=~/photos
         paths = {key: Path(config[key]).expanduser() for key in ("root", "val_root") if config.get(key)}
         return cls(**{**config, **paths})
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
-            raise DataError(f"data.layout={self.layout} is none of {', '.join(get_args(Layout))}")
+            raise ConfigError(f"data.layout={self.layout} is none of {', '.join(get_args(Layout))}")
         if self.layout != "sample" and self.root is None:
-            raise DataError(f"data.root is not set: data={self.layout} reads images from disk, so add data.root=DIR")
+            raise ConfigError(f"data.root is not set: data={self.layout} reads images from disk, so add data.root=DIR")
         if self.layout == "sample" and self.root is not None:
-            raise DataError(f"data=sample has no data.root: to use the images in {self.root}, add data=folder")
+            raise ConfigError(f"data=sample has no data.root: to use the images in {self.root}, add data=folder")
         if self.cache not in ("memory", "none"):
-            raise DataError(f"data.cache={self.cache} is neither memory nor none")
+            raise ConfigError(f"data.cache={self.cache} is neither memory nor none")
         if not (_is_number(self.val_share) and 0 < self.val_share < 1):
-            raise DataError(f"data.val_share={self.val_share} is not between 0 and 1")
+            raise ConfigError(f"data.val_share={self.val_share} is not between 0 and 1")
         if not (_is_number(self.cache_gib) and self.cache_gib >= 0):
-            raise DataError(f"data.cache_gib={self.cache_gib} is not a size in GiB")
+            raise ConfigError(f"data.cache_gib={self.cache_gib} is not a size in GiB")
         for key, least in _LEAST.items():
             value = getattr(self, key)
             if value is None and key in _MAY_BE_NULL:
                 continue
             if type(value) is not int or value < least:
-                raise DataError(f"data.{key}={value} is not a whole number of at least {least}")
+                raise ConfigError(f"data.{key}={value} is not a whole number of at least {least}")
             if least == STRIDE and value % STRIDE:
-                raise DataError(
+                raise ConfigError(
                     f"data.{key}={value} is not a multiple of {STRIDE}, the stride of the model: "
                     f"try {round(value / STRIDE) * STRIDE}"
                 )

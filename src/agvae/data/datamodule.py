@@ -13,10 +13,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.cuda import is_available as cuda_is_available
 from torch.utils.data import DataLoader, DistributedSampler
 
-from agvae.data.config import DataConfig, DataError
+from agvae.data.config import DataConfig
 from agvae.data.datasets import FileImages, MemoryImages, Patches, Pictures, collate, read_headers
 from agvae.data.layouts import find_files, hold_out
 from agvae.data.sampling import StreamSampler
+from agvae.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class ImageDataModule(LightningDataModule):
     def __init__(self, config: DataConfig, seed: int = 0):
         super().__init__()
         if config.layout in ("kodak", "tecnick"):
-            raise DataError(
+            raise ConfigError(
                 f"data={config.layout} is for evaluation only: train with data=sample or data=folder data.root=DIR"
             )
         self.config = config

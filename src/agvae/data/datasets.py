@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from agvae.data.config import STRIDE, DataError
+from agvae.data.config import STRIDE
 from agvae.data.sampling import SampleStream
+from agvae.errors import DataError
 from agvae.images import ImageError, image_size, load_rgb
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from agvae.data.config import DataError
+from agvae.errors import DataError
 
 KODAK_URL = "https://r0k.us/graphics/kodak/kodak"
 

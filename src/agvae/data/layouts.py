@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agvae.data.config import DataConfig, DataError
+from agvae.data.config import DataConfig
 from agvae.data.download import KODAK_SHA256, KODAK_URL, download
 from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
+from agvae.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".ppm", ".pgm"})
 
@@ -80,7 +81,7 @@ def find_files(config: DataConfig) -> Files:
     if config.download and config.layout != "kodak":
         where = WHERE_TO_GET.get(config.layout)
         hint = f": get it from {where}, and unpack it into data.root" if where else ""
-        raise DataError(f"data.download=true is for data=kodak alone, not for data={config.layout}{hint}")
+        raise ConfigError(f"data.download=true is for data=kodak alone, not for data={config.layout}{hint}")
     files = LAYOUTS[config.layout](config)
     if config.val_root is None or files.train is None:
         return files

@@ -17,7 +17,7 @@ the wheel put them: functions of skimage.data may go to the network.
 import importlib.util
 from pathlib import Path
 
-from agvae.data.config import DataError
+from agvae.errors import DataError
 
 TRAIN = ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg")
 HELD_OUT = ("chelsea.png", "coffee.png")

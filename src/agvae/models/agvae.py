@@ -66,6 +66,10 @@ class AGVAE(nn.Module):
         self.quantizer = _choice(quantizer["name"], "quantizer", QUANTIZERS)
 
         parts = dict(transforms)
+        if wrong := [
+            key for key, value in parts.items() if key != "name" and not (isinstance(value, int) and value > 0)
+        ]:
+            raise ValueError(f"transforms.{wrong[0]}={parts[wrong[0]]} is no width or count")
         build = TRANSFORMS[_choice(parts.pop("name"), "transforms", TRANSFORMS)]
         context_class = CONTEXTS[_choice(context["name"], "context", CONTEXTS)]
         self.context = context_class(parts["M"], 2 if self.symmetric else 3)

@@ -18,11 +18,11 @@ class GainUnit(nn.Module):
         self.log_inverse = nn.Parameter(torch.zeros(levels, channels))
 
     def gain(self, quality: Tensor | float) -> Tensor:
-        """m at `quality` (any shape, in [0, levels − 1]): shape (…, channels)."""
+        """m at `quality` (any shape, in [0, levels − 1]): (…, channels). Raises ValueError for a float outside."""
         return self._interpolate(self.log_gain, quality)
 
     def inverse(self, quality: Tensor | float) -> Tensor:
-        """m′ at `quality` (any shape, in [0, levels − 1]): shape (…, channels)."""
+        """m′ at `quality` (any shape, in [0, levels − 1]): (…, channels). Raises ValueError for a float outside."""
         return self._interpolate(self.log_inverse, quality)
 
     @torch.no_grad()
@@ -39,6 +39,9 @@ class GainUnit(nn.Module):
         self.log_inverse.copy_(-self.log_gain)
 
     def _interpolate(self, logs: Tensor, quality: Tensor | float) -> Tensor:
+        # Tensors are not looked into: on a GPU that would wait for it.
+        if not isinstance(quality, Tensor) and not 0 <= quality <= self.levels - 1:
+            raise ValueError(f"quality {quality:g} is outside this model's range 0 to {self.levels - 1}")
         quality = torch.as_tensor(quality, dtype=logs.dtype, device=logs.device)
         lower = quality.floor().long()
         upper = (lower + 1).clamp(max=self.levels - 1)

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from agvae.errors import ConfigError
+
 
 class EMA(Callback):
     """An exponential moving average of the weights, float32, used in validation and preferred by export.
@@ -20,6 +22,9 @@ class EMA(Callback):
     """
 
     def __init__(self, decay: float):
+        """Raises ConfigError for a decay outside (0, 1)."""
+        if not 0 < decay < 1:
+            raise ConfigError(f"ema.decay={decay} is not between 0 and 1")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.step = 0
