@@ -98,19 +98,15 @@ def versus(_):
     theirs.update(force=True)
     ours, pixels = Codec(model_file.from_model(model)), photo(*PHOTO)
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous() / 255
-    # In turns, so that what else the machine does meets both alike.
-    rounds = []
-    for _ in range(3):
-        data, strings = ours.compress(pixels, quality=0), theirs.compress(x)
-        rounds.append(
-            [
-                best_time(lambda: ours.compress(pixels, quality=0))[0],
-                best_time(lambda data=data: ours.decompress(data))[0],
-                best_time(lambda: theirs.compress(x))[0],
-                best_time(lambda strings=strings: theirs.decompress(**strings))[0],
-            ]
-        )
-    seconds = np.min(rounds, axis=0)
+    data, strings = ours.compress(pixels, quality=0), theirs.compress(x)
+    runs = (
+        lambda: ours.compress(pixels, quality=0),
+        lambda: ours.decompress(data),
+        lambda: theirs.compress(x),
+        lambda: theirs.decompress(**strings),
+    )
+    # In turns, so that what else the machine does meets all alike.
+    seconds = np.min([[best_time(run, 1)[0] for run in runs] for _ in range(REPEATS)], axis=0)
     sizes = len(data), sum(len(string) for (string,) in strings["strings"])
     table(
         ("codec", "compress, ms", "decompress, ms", "bytes"),

@@ -2,8 +2,8 @@
 
     python benchmarks/context.py [--threads N] [--sizes 768x512 2048x1536]
 
-All have minnen2018's transforms with N = M = 192, the same random weights where they have the same layers, and a
-photograph to code, as 8-bit pixels (ours) or a float tensor (theirs):
+All have minnen2018's transforms with N = M = 192, random weights, and a photograph to code, as 8-bit pixels (ours) or
+as a float tensor (theirs):
 
 ours                the codec with the contexts none, checkerboard, quadtree and multiscale, asymmetric, six levels,
                     exact arithmetic
@@ -11,29 +11,32 @@ mbt2018-mean        CompressAI's MeanScaleHyperprior: the hyperprior alone
 mbt2018             CompressAI's JointAutoregressiveHierarchicalPriors: one position after another
 
 Times are the shortest of some runs after one to warm up; mbt2018, which takes long, runs once, on a model that has
-been warmed up on a small picture. Tables: times with their ratios; the share of entropy coding (scale indices,
-tables, rANS, checksum) in `decompress`; peak resident memory, each in a process of its own.
+been warmed up on a small picture. With one thread they are the processor's seconds, which depend little on what else
+the machine does; with more, those of the clock. Tables: times, with the part that g_a and g_s have in them, which no
+context changes, and ratios; the share of entropy coding (scale indices, rANS, checksum) in `decompress`; peak
+resident memory, each in a process of its own.
 """
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
-from codec import Stopwatch, best_time, photo, table
+from codec import Stopwatch, photo, table
 from compressai.models import JointAutoregressiveHierarchicalPriors, MeanScaleHyperprior
 
 from agvae.codec import Codec, codec, model_file
 from agvae.models import AGVAE
+from agvae.quality import QUALITY_STEPS
 
 WIDTHS = {"N": 192, "M": 192}
 OURS = ("none", "checkerboard", "quadtree", "multiscale")
 THEIRS = {"mbt2018-mean": MeanScaleHyperprior, "mbt2018": JointAutoregressiveHierarchicalPriors}
 QUALITY = 2.5
-REPEATS = 4
+REPEATS = 3
 
 
 def our_codec(context):
@@ -70,26 +73,38 @@ def their_model(name):
     return model
 
 
+def best_time(function, repeats):
+    """Shortest of a few runs in seconds, and the result."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    seconds = []
+    for _ in range(repeats):
+        start = clock()
+        result = function()
+        seconds.append(clock() - start)
+    return min(seconds), result
+
+
 @torch.inference_mode()
 def measure(name, width, height, repeats=REPEATS):
-    """Seconds of compress and of decompress, and the bytes."""
+    """Seconds of compress, of decompress, of g_a and of g_s alone, and the bytes."""
     pixels = photo(width, height)
     if name in OURS:
         ours = our_codec(name)
+        quality = round(QUALITY * QUALITY_STEPS)
         encoding, data = best_time(lambda: ours.compress(pixels, quality=QUALITY), repeats)
-        return encoding, best_time(lambda: ours.decompress(data), repeats)[0], len(data)
+        decoding, _ = best_time(lambda: ours.decompress(data), repeats)
+        analysis, latent = best_time(lambda: ours.analyze(pixels), repeats)
+        synthesis, _ = best_time(lambda: ours._synthesize(latent.y, quality, width, height), repeats)
+        return encoding, decoding, analysis, synthesis, len(data)
     theirs, x = their_model(name), torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous() / 255
-    if name == "mbt2018-mean":
-        encoding, strings = best_time(lambda: theirs.compress(x), repeats)
-        decoding = best_time(lambda: theirs.decompress(**strings), repeats)[0]
-    else:
-        theirs.decompress(**theirs.compress(x[..., :64, :64].contiguous()))
-        start = time.perf_counter()
-        strings = theirs.compress(x)
-        encoding, start = time.perf_counter() - start, time.perf_counter()
-        theirs.decompress(**strings)
-        decoding = time.perf_counter() - start
-    return encoding, decoding, sum(len(string) for part in strings["strings"] for string in part)
+    theirs.decompress(**theirs.compress(x[..., :64, :64].contiguous()))
+    slow = 1 if name == "mbt2018" else repeats
+    encoding, strings = best_time(lambda: theirs.compress(x), slow)
+    decoding, _ = best_time(lambda: theirs.decompress(**strings), slow)
+    analysis, y = best_time(lambda: theirs.g_a(x), repeats)
+    synthesis, _ = best_time(lambda: theirs.g_s(y), repeats)
+    size = sum(len(string) for part in strings["strings"] for string in part)
+    return encoding, decoding, analysis, synthesis, size
 
 
 def times(width, height):
@@ -97,20 +112,22 @@ def times(width, height):
     found = {name: measure(name, width, height) for name in (*OURS, *THEIRS)}
     rows = [
         (
-            f"{width}×{height}", "compress, s", "decompress, s", "bytes",
-            "ours without context = 1", "mbt2018 ÷ this",
+            f"{width}×{height}", "compress, s", "of it g_a", "decompress, s", "of it g_s",
+            "to ours without context", "mbt2018 to this", "so without g_a, g_s", "bytes",
         )
     ]  # fmt: skip
-    for name, (*seconds, size) in found.items():
-        against_none = (mine / base for mine, base in zip(seconds, found["none"], strict=False))
-        against_mbt = (base / mine for mine, base in zip(seconds, found["mbt2018"], strict=False))
+    base, slow = found["none"], found["mbt2018"]
+    for name, own in found.items():
+        encoding, decoding, analysis, synthesis, size = own
+        rest = ((slow[i] - slow[i + 2]) / (own[i] - own[i + 2]) for i in (0, 1))
         rows.append(
             (
                 name if name in THEIRS else f"ours, {name}",
-                *(f"{s:.3f}" for s in seconds),
+                *(f"{seconds:.2f}" for seconds in (encoding, analysis, decoding, synthesis)),
+                " and ".join(f"{own[i] / base[i]:.2f}" for i in (0, 1)),
+                " and ".join(f"{slow[i] / own[i]:.1f}" for i in (0, 1)),
+                " and ".join(f"{ratio:.0f}" for ratio in rest),
                 size,
-                " and ".join(f"{ratio:.2f}" for ratio in against_none),
-                " and ".join(f"{ratio:.1f}" for ratio in against_mbt),
             )
         )
     table(*rows)
@@ -149,6 +166,11 @@ def shares(width, height):
     table(*rows)
 
 
+def peak_memory():
+    """This program's, in KiB. ru_maxrss would start from that of the process that started this one."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+
+
 def peaks(width, height):
     """Peak resident memory of a process that compresses and decompresses once."""
     rows = [(f"{width}×{height}", "peak resident memory, GiB")]
@@ -168,7 +190,7 @@ def main():
     if options.peak:
         name, size = options.peak
         measure(name, *map(int, size.split("x")), repeats=1)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(peak_memory())
         return
     torch.set_num_threads(options.threads)
     print(f"{options.threads} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}\n")
