@@ -1,6 +1,6 @@
 """Streams written and read under every combination of circumstances: in exact arithmetic, and beside it in floats.
 
-    python benchmarks/exactness.py [--quick] [--images FOLDER] [--models FILE …]
+    python benchmarks/exactness.py [--quick] [--images FOLDER] [--size 192x128] [--models FILE …]
 
 Each environment is a process of its own: 1 or 2 threads, ATEN_CPU_CAPABILITY default, avx2 or avx512,
 DNNL_MAX_CPU_ISA SSE41, AVX2 or unset; and a CUDA device where there is one. In each, the networks run on contiguous
@@ -12,7 +12,8 @@ read if it ends as it should with the CRC-32 of its symbols, and, in exact arith
 Floats: the same program with the model as it was trained in the place of its exact form. That is what decoding would
 be without the exact form, no part of the codec.
 
-Pictures: 24 crops, 192×128, of photos that scikit-image ships, or 24 pictures of a folder, cropped. Models: one for
+Pictures: 24 crops of photos that scikit-image ships (up to 448×256), or of the pictures of a folder; sides are
+multiples of 64. Models: one for
 each context, with random weights that make symbols and σ spread as trained ones do, or files given. The results are
 Markdown tables on standard output.
 """
@@ -45,7 +46,7 @@ from agvae.models.exact import exact
 from agvae.quality import QUALITY_STEPS
 
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "retina.jpg")
-COUNT, WIDTH, HEIGHT = 24, 192, 128
+COUNT = 24
 QUALITIES = 5
 ARITHMETICS = ("exact", "float")
 
@@ -112,8 +113,8 @@ def random_model(context):
     return model.eval()
 
 
-def pictures(folder):
-    """(24, H, W, 3) uint8."""
+def pictures(folder, width, height):
+    """(24, height, width, 3) uint8."""
     if folder:
         images = [Image.open(path).convert("RGB") for path in sorted(folder.iterdir())[:COUNT]]
     else:
@@ -126,8 +127,8 @@ def pictures(folder):
         image = images[index % len(images)]
         # Of one photo, crops along its diagonal.
         share = (index // len(images) + 0.5) / -(-COUNT // len(images))
-        left, top = int(share * (image.width - WIDTH)), int(share * (image.height - HEIGHT))
-        crops.append(np.array(image.crop((left, top, left + WIDTH, top + HEIGHT))))
+        left, top = int(share * (image.width - width)), int(share * (image.height - height))
+        crops.append(np.array(image.crop((left, top, left + width, top + height))))
     return np.stack(crops)
 
 
@@ -250,7 +251,7 @@ def write(folder, environment):
 @torch.inference_mode()
 def read(folder, environment):
     """Read each stream that anybody wrote once in each of the four ways; write an index of what came out."""
-    wanted = {}
+    wanted, (_, height, width, _) = {}, np.load(folder / "pictures.npy", mmap_mode="r").shape
     for path in (folder / "written").iterdir():
         for _, arithmetic, name, quality, hashes in json.loads(path.read_text()):
             wanted.setdefault((arithmetic, name, quality), set()).update(hashes)
@@ -260,7 +261,7 @@ def read(folder, environment):
         for quality in qualities(worker.model):
             for keys in worker.batches(sorted(wanted[arithmetic, name, quality])):
                 paths = [folder / "streams" / key for key in keys]
-                found = worker.read([path.read_bytes() for path in paths], quality, HEIGHT, WIDTH)
+                found = worker.read([path.read_bytes() for path in paths], quality, height, width)
                 for key, path, picture in zip(keys, paths, found, strict=True):
                     if picture is not None:
                         picture = int(np.abs(picture.astype(int) - np.load(path.with_suffix(".npy"))).max())
@@ -363,7 +364,8 @@ def table(*rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three environments in the place of eighteen")
-    parser.add_argument("--images", type=Path, help="a folder of pictures, each at least 192×128")
+    parser.add_argument("--images", type=Path, help="a folder of pictures, none smaller than the crops")
+    parser.add_argument("--size", default="192x128", metavar="WxH", help="of the crops")
     parser.add_argument("--models", type=Path, nargs="+", help="model files in the place of random weights")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -376,7 +378,7 @@ def main():
         folder = Path(folder)
         for name in ("streams", "written", "read"):
             (folder / name).mkdir()
-        np.save(folder / "pictures.npy", pictures(options.images))
+        np.save(folder / "pictures.npy", pictures(options.images, *map(int, options.size.split("x"))))
         if options.models:
             names = [path.stem for path in options.models]
             for path in options.models:
@@ -391,7 +393,10 @@ def main():
                 list(pool.map(lambda environment: run(part, folder, environment), environments(options.quick)))  # noqa: B023
         report(folder, names)
     print(f"CUDA: {'run' if torch.cuda.is_available() else 'not run, no device'}.", end=" ")
-    print(f"{COUNT} pictures, {QUALITIES} qualities, {4 * len(environments(options.quick))} circumstances,", end=" ")
+    print(
+        f"{COUNT} pictures of {options.size}, {QUALITIES} qualities, {4 * len(environments(options.quick))} circumstances,",
+        end=" ",
+    )
     print(f"{(time.perf_counter() - begin) / 60:.1f} minutes; torch {torch.__version__}.")
 
 
