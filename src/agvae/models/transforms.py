@@ -52,7 +52,6 @@ class GDN(nn.Module):
 
     BETA_MIN = 1e-6
     PEDESTAL = 2.0**-36
-    RUN = 2048
 
     def __init__(self, channels: int, inverse: bool = False):
         super().__init__()
@@ -64,20 +63,74 @@ class GDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         beta = lower_bound(self.beta, (self.BETA_MIN + self.PEDESTAL) ** 0.5) ** 2 - self.PEDESTAL
         gamma = lower_bound(self.gamma, self.PEDESTAL**0.5) ** 2 - self.PEDESTAL
-        if not torch.is_grad_enabled() and x.device.type == "cpu":
-            return self._in_runs(x, beta, gamma.t().contiguous())
+        if x.device.type == "cpu" and x.dtype == beta.dtype and not _rewritten():
+            return _NormaliseInRuns.apply(x, beta, gamma, self.inverse)
         norm = F.conv2d(x**2, gamma[:, :, None, None], beta)
         return x * (norm.sqrt() if self.inverse else norm.rsqrt())
 
-    def _in_runs(self, x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
-        """The same in runs of positions that stay in the processor's cache: 0.6 times the time, half the memory."""
-        batch, channels, height, width = x.shape
-        rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+
+def _rewritten() -> bool:
+    """Whether autocast or a compiler is to choose how the operations of a module are carried out."""
+    return torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+
+
+class _NormaliseInRuns(torch.autograd.Function):
+    """GDN in runs of positions that stay in the processor's cache, forwards and backwards: 0.7 times the time.
+
+    With n = β + γ x² and f = n^(∓½), y = x·f, ∂L/∂n = ∓½ g·x·n^(∓½ − 1) and ∂L/∂x = g·f + 2x·γᵀ ∂L/∂n."""
+
+    RUN = 1024
+
+    @staticmethod
+    def forward(ctx, x: Tensor, beta: Tensor, gamma: Tensor, inverse: bool) -> Tensor:
+        rows, transposed = _positions(x), gamma.t().contiguous()
         out = torch.empty_like(rows)
-        for part, result in zip(rows.split(self.RUN), out.split(self.RUN), strict=True):
-            norm = torch.addmm(beta, part * part, gamma)
-            torch.mul(part, norm.sqrt_() if self.inverse else norm.rsqrt_(), out=result)
-        return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        factors = torch.empty_like(rows) if any(ctx.needs_input_grad) else None
+        for run in _runs(rows):
+            norm = torch.addmm(beta, rows[run].square(), transposed)
+            factor = torch.sqrt if inverse else torch.rsqrt
+            factor = factor(norm, out=norm if factors is None else factors[run])
+            torch.mul(rows[run], factor, out=out[run])
+        if factors is not None:
+            ctx.save_for_backward(x, gamma, factors)
+            ctx.inverse = inverse
+        return _picture(out, x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, gamma, factors = ctx.saved_tensors
+        rows, grads = _positions(x), _positions(grad)
+        grad_x = torch.empty_like(rows)
+        grad_beta, grad_gamma = gamma.new_zeros(len(gamma)), torch.zeros_like(gamma)
+        sign = 1 if ctx.inverse else -1
+        for run in _runs(rows):
+            part, factor = rows[run], factors[run]
+            direct = grads[run] * factor
+            doubled = direct * part  # becomes ±2 ∂L/∂n
+            if ctx.inverse:
+                doubled.div_(factor).div_(factor)
+            else:
+                doubled.mul_(factor).mul_(factor)
+            grad_beta.add_(doubled.sum(0), alpha=sign / 2)
+            grad_gamma.addmm_(doubled.t(), part.square(), alpha=sign / 2)
+            torch.addcmul(direct, part, doubled @ gamma, value=sign, out=grad_x[run])
+        return _picture(grad_x, x), grad_beta, grad_gamma, None
+
+
+def _runs(rows: Tensor) -> list[slice]:
+    step = _NormaliseInRuns.RUN
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
+
+
+def _positions(x: Tensor) -> Tensor:
+    """(B, C, H, W) as (B·H·W, C), without a copy if its channels lie last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _picture(rows: Tensor, like: Tensor) -> Tensor:
+    batch, channels, height, width = like.shape
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
