@@ -1,5 +1,6 @@
 """The W&B logger, which works without an account, without the network and without a question."""
 
+import functools
 import logging
 import netrc
 import os
@@ -7,11 +8,12 @@ import secrets
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,29 @@ def wandb_logger(run_dir: str, **options: Any) -> WandbLogger:
         id_file.write_text(run_id + "\n")
     settings = wandb.Settings(console="off", quiet=True)
     return WandbLogger(save_dir=run_dir, id=run_id, mode=mode, settings=settings, **options)
+
+
+def never_fails(logger: Logger) -> Logger:
+    """The same logger, whose failures while a run is under way are said once each and never end it."""
+
+    def guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        said: set[str] = set()
+
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(*args, **kwargs)
+            except Exception as error:  # of the network, a full disk, a service: whatever loggers meet
+                reason = f"{type(logger).__name__}.{name}: {' '.join(str(error).split()) or type(error).__name__}"
+                if reason not in said:
+                    said.add(reason)
+                    log.warning("training goes on without what could not be logged: %s", reason)
+
+        return call
+
+    for name in ("log_metrics", "log_hyperparams", "save", "finalize", "after_save_checkpoint"):
+        setattr(logger, name, guarded(name, getattr(logger, name)))
+    return logger
 
 
 def logged_in() -> bool:
