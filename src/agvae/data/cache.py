@@ -25,9 +25,9 @@ class DiskImages:
     """Images decoded once into a file that is mapped into memory, uint8 (H, W, 3) each, one after another.
 
     Each set of files has a folder of its own in `cache_dir`, named by a hash of their paths, sizes and times of
-    change: a changed file makes another folder. The first process to need one builds it beside and renames it, while others wait.
-    A file that cannot be decoded keeps its reason there. Raises OSError, which says why, if the folder can be neither
-    read nor built, the disk being full among other reasons.
+    change: a changed file makes another folder. The first process to need one builds it beside and renames it, while
+    others wait. A file that cannot be decoded keeps its reason there. Raises OSError, which says why, if the folder can
+    be neither read nor built, the disk being full among other reasons.
     """
 
     def __init__(self, paths: Sequence[Path], cache_dir: Path | None):

@@ -166,7 +166,8 @@ class SkippedSteps(Callback):
     """Counts steps skipped for a loss or gradient that is not finite, as `train/skipped_steps`, and names their files.
 
     After `in_a_row` of them training ends with `DivergenceError`, on all ranks after the same step. The weights are
-    then those of the last good step. A GPU is asked about a step once the next one is under way, so that it never waits.
+    then those of the last good step. A GPU is asked about a step once the next one is under way, so that it never
+    waits.
     """
 
     class Asked(NamedTuple):
@@ -232,8 +233,8 @@ class SkippedSteps(Callback):
                 raise SystemExit(1)
         raise DivergenceError(
             f"{self.row} steps in a row, up to step {asked.step}, had a loss or gradient that is not finite; "
-            f"files of the last: {files}; last.ckpt has the weights of the last good step: go on with ckpt_path=last and "
-            "a lower optimizer.lr, or leave these files out"
+            f"files of the last: {files}; last.ckpt has the weights of the last good step: go on with ckpt_path=last "
+            "and a lower optimizer.lr, or leave these files out"
         )
 
 
