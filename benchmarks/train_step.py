@@ -14,8 +14,8 @@ plain       the loop of CompressAI's example trainer, written anew: float32, con
 
 Each lives in a process of its own and they take turns, a round of steps each, so that other work on the machine hits
 all alike. Steps per second are medians over rounds; with one thread (OMP_NUM_THREADS=1) on a CPU a second is one of the
-processor's, which other work hardly changes. Memory is the peak of the process (CPU: resident, without what it had before
-its first step; GPU: allocated). On a GPU a round waits for the device at its end, and floating-point operations
+processor's, which other work hardly changes. Memory is the peak of the process (CPU: resident, without what it had
+before its first step; GPU: allocated). On a GPU a round waits for the device at its end, and floating-point operations
 (convolutions and matrix products, forwards and backwards) per second are set against the rate that bfloat16 matrix
 products of 8192² reach on the card. --profile: the operations that take most of the time of ours.
 """
@@ -42,7 +42,7 @@ def resident() -> int:
 
 
 class Turns:
-    """A loop's side of taking turns: it reports the seconds and the memory of a round of steps and waits for the next."""
+    """A loop's side of taking turns: it reports a round's seconds and memory and waits for the next."""
 
     def __init__(self, connection, device, steps):
         self.connection, self.device, self.steps = connection, device, steps
