@@ -278,8 +278,12 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Spoil(Callback):
+    def on_train_start(self, trainer, module):
+        self.distortion = module.distortion
+
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        module.level_lambda.fill_(torch.nan if trainer.global_rank == 1 and trainer.global_step in (1, 2) else 0.01)
+        wrong = trainer.global_rank == 1 and trainer.global_step in (1, 2)
+        module.distortion = lambda x_hat, x: self.distortion(x_hat, x) * (torch.nan if wrong else 1)
 
     def on_train_end(self, trainer, module):
         torch.save((trainer.callback_metrics["train/skipped_steps"], module.state_dict()), f"{trainer.global_rank}.pt")
@@ -325,6 +329,16 @@ def test_a_guarded_logger_still_logs(tmp_path):
     logger.log_metrics({"loss": 1.0}, step=0)
     logger.save()
     assert "loss" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+
+
+# --- waiting for data
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_the_share_of_time_spent_waiting_for_data_is_logged(tmp_path, cache):
+    options = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.num_workers=0", f"data.cache={cache}"]
+    metrics = train(configure(tmp_path, *options)).callback_metrics
+    assert 0 < metrics["train/data_wait"] < 1
 
 
 # --- fast paths that a machine may lack
@@ -375,5 +389,5 @@ def test_compiled_networks_train_as_the_others_do(tmp_path):
     for compiled in ("true", "false"):
         options = ["trainer.max_steps=6", "trainer.val_check_interval=3", f"compile={compiled}"]
         trainer = train(configure(tmp_path / compiled, *options))
-        runs[compiled] = trainer.callback_metrics["train/loss"], trainer.callback_metrics["val/loss"]
+        runs[compiled] = [trainer.callback_metrics[key].item() for key in ("train/loss", "val/loss")]
     assert runs["true"] == pytest.approx(runs["false"], rel=1e-3)
