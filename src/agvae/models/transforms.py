@@ -70,8 +70,8 @@ class GDN(nn.Module):
         return x * (norm.sqrt() if self.inverse else norm.rsqrt())
 
     def _in_place(self, x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
-        """The same in the place of x, in runs of positions that stay in the processor's cache: half the time, a third of
-        the memory. What comes before is a convolution, whose output nobody else reads."""
+        """The same in the place of x, in runs of positions that stay in the processor's cache: half the time, a third
+        of the memory. What comes before is a convolution, whose output nobody else reads."""
         batch, channels, height, width = x.shape
         rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
         for part in rows.split(self.RUN):
