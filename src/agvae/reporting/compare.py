@@ -266,19 +266,21 @@ def _label(choices: Choices, keys: Sequence[str], runs: Sequence[Any]) -> str:
     words += [say(key, choices[key]) for key in keys if key in choices and not (joined and key in (LEVELS, GAIN))]
     if words:
         return ", ".join(words)
-    ours = next((curve.name for run in runs if isinstance(run, EvaluationRun) for curve in run.curves if curve.is_ours), "")
+    ours = next(
+        (curve.name for run in runs if isinstance(run, EvaluationRun) for curve in run.curves if curve.is_ours), ""
+    )
     trained = next((run.path.name for run in runs if isinstance(run, TrainingRun)), "")
     return trained or ours
 
 
 def say(key: str, value: Any) -> str:
-    """A choice in a few words, for the name of a curve.
+    r"""A choice in a few words, for the name of a curve.
 
     >>> say("model.gain.levels", 6), say("model.context.name", "none"), say("optimizer.lr", 0.001)
-    ('n = 6', 'no context', 'lr 0.001')
+    ('n\xa0=\xa06', 'no context', 'lr 0.001')
     """
     if key == LEVELS:
-        return f"n = {value}"
+        return f"n\u00a0=\u00a0{value}"
     if key == LAMBDAS:
         return f"λ {span(value)}"
     if key == GAIN:
@@ -347,7 +349,9 @@ def _add_codecs(panel: Panel, run: EvaluationRun, notes: list[str]) -> None:
         if curve.name not in have:
             panel.codecs.append(curve)
         elif not _equal(curve, have[curve.name]):
-            notes.append(f"{run.path}: {curve.name} has other results on {run.dataset} than in an earlier run: left out")
+            notes.append(
+                f"{run.path}: {curve.name} has other results on {run.dataset} than in an earlier run: left out"
+            )
 
 
 def _equal(one: Curve, other: Curve) -> bool:
@@ -410,9 +414,12 @@ def _groups(measured: Sequence[Measured], key: str) -> list[Group]:
 
 def _group(members: list[Measured], key: str, bound: Sequence[str]) -> Group:
     baseline = _BASELINES.get(key)
-    ordered = sorted(
-        members, key=lambda one: (one.model.choices[key] != baseline, _sortable(one.model.choices[key]), one.model.index)
-    )
+
+    def place(one: Measured) -> tuple:
+        value = one.model.choices[key]
+        return value != baseline, _sortable(value), one.model.index
+
+    ordered = sorted(members, key=place)
     anchor = ordered[0].curve
     rows = [
         (

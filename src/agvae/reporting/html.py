@@ -1,6 +1,5 @@
 """The report: one HTML page that needs nothing but itself, from a `Comparison`."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -48,7 +47,6 @@ _LEARNING_POINTS = 400
 COLORS = 7
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot")
-_RATE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 
 
 class Style(NamedTuple):
@@ -82,11 +80,11 @@ def render(comparison: Comparison, title: str) -> str:
     environment = Environment(
         loader=PackageLoader("agvae.reporting", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "fixed": _fixed, "value": _value, "choice": _choice_name}
+    environment.filters |= {"css": _css, "percent": _percent, "fixed": _fixed, "value": _value, "choice": _choice_name}
     page = files("agvae.reporting") / "page"
     panels = [_panel(panel) for panel in comparison.panels]
     learning, gains = _learning(comparison.training), _gains(comparison.training)
-    scopes = [part for panel in panels for part in (panel["scope"],)] + [part for part in (learning, gains) if part]
+    scopes = [panel["scope"] for panel in panels] + [scope for scope in (learning, gains) if scope]
     return environment.get_template("page.html").render(
         title=title,
         version=__version__,
@@ -112,6 +110,14 @@ def style_of(model: Model) -> Style:
 def _style(index: int) -> Style:
     dash = _DASHES[index // COLORS % len(_DASHES)]
     return Style(f"var(--series-{index % COLORS + 1})", dash, SYMBOLS[(index + index // COLORS) % len(SYMBOLS)])
+
+
+def _css(color: str) -> str:
+    """A colour of `Style` as CSS has it."""
+    if not color.startswith("ramp("):
+        return color
+    share = float(color.removeprefix("ramp(").removesuffix(")"))
+    return f"color-mix(in srgb, var(--ramp-high) {share:.1%}, var(--ramp-low))"
 
 
 # ------------------------------------------------------------- tables
@@ -186,9 +192,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
     anchors = panel.codecs + [m.curve for m in panel.models]
     background = [curve for curve in background_curves("psnr-rgb") if panel.published]
     have = {curve.name for curve in panel.codecs}
-    rows = [
-        (m, bd_rates(m.curve, [a for a in anchors if a.name != m.curve.name], background)) for m in panel.models
-    ]
+    rows = [(m, bd_rates(m.curve, [a for a in anchors if a.name != m.curve.name], background)) for m in panel.models]
     columns: dict[str, str] = {}
     for name in [curve.name for curve in anchors]:
         columns[name] = "this report"
@@ -207,9 +211,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
             for key, groups in panel.ablations().items()
         },
         "gaps": [(m, gap if isinstance(gap, Gap) else None, gap) for m, gap in panel.gaps()],
-        "to_fixed": any(
-            isinstance(gap, Gap) and gap.levels_to_fixed is not None for _, gap in panel.gaps()
-        ),
+        "to_fixed": any(isinstance(gap, Gap) and gap.levels_to_fixed is not None for _, gap in panel.gaps()),
     }
 
 
@@ -253,9 +255,7 @@ def _rd_scope(panel: Panel) -> dict[str, Any]:
         ]
         traces += [_rd_trace(c, metric, db, f"codec-{c.name}", codecs[c.name], "") for c in panel.codecs]
         traces += [_rd_trace(m.curve, metric, db, f"model-{m.model.index}", style_of(m.model), m) for m in panel.models]
-        views.append(
-            {"data": [trace for trace in traces if trace], "layout": _rd_layout(panel, traces, axis, metric)}
-        )
+        views.append({"data": [trace for trace in traces if trace], "layout": _rd_layout(panel, traces, axis, metric)})
     return {
         "id": f"rd-{slug(panel.title)}",
         "views": list(_VIEWS),
@@ -264,9 +264,7 @@ def _rd_scope(panel: Panel) -> dict[str, Any]:
     }
 
 
-def _rd_trace(
-    curve: Curve, metric: str, db: bool, key: str, style: Style, of: Measured | str
-) -> dict[str, Any] | None:
+def _rd_trace(curve: Curve, metric: str, db: bool, key: str, style: Style, of: Measured | str) -> dict[str, Any] | None:
     rate = np.array(curve.results["bpp"], float)
     plain = np.array(curve.results.get(metric) or [math.nan] * len(rate), float)
     value = quality_db(curve, metric) if db else plain
@@ -322,13 +320,7 @@ def _rd_layout(panel: Panel, traces: Sequence[dict | None], axis: str, metric: s
     low, high = float(rate.min()), float(rate.max())
     if high > 8 * low:
         low, high = low / 1.2, high * 1.2
-        ticks = [tick for tick in _RATE_TICKS if low <= tick <= high]
-        layout["xaxis"] |= {
-            "type": "log",
-            "range": [math.log10(low), math.log10(high)],
-            "tickvals": ticks,
-            "ticktext": [f"{tick:g}" for tick in ticks],
-        }
+        layout["xaxis"] |= _log_axis(low, high)
     else:
         margin = 0.08 * (high - low) or 0.1 * high
         low, high = max(0.0, low - margin), high + margin
@@ -339,6 +331,19 @@ def _rd_layout(panel: Panel, traces: Sequence[dict | None], axis: str, metric: s
     margin = 0.05 * (top - bottom) or 0.01 * abs(top) or 1.0
     layout["yaxis"]["range"] = [bottom - margin, top + margin]
     return layout
+
+
+def _log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis from `low` to `high` with its ticks at 1, 2 and 5, or over many decades at their powers."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
+    ticks = [tick for decade in decades for step in steps if low <= (tick := step * 10.0**decade) <= high]
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
 
 
 def _legend(entry: Entry) -> dict[str, Any]:
@@ -359,17 +364,25 @@ def _learning(training: Sequence[tuple[TrainingRun, Model]]) -> dict[str, Any] |
     figures = []
     for name in known + sorted(more):
         traces = [_learning_trace(run, model, name) for run, model in logged if len(run.scalars.get(name, [])) > 1]
-        layout: dict[str, Any] = {"xaxis": {"title": {"text": "step"}}, "yaxis": {}, "hovermode": "closest"}
         values = [y for trace in traces for y in trace["y"] if math.isfinite(y)]
-        if values and min(values) > 0 and max(values) > 20 * min(values):
-            layout["yaxis"]["type"] = "log"
-        title = _CURVES.get(name, name)
+        layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": _learning_axis(values)}
+        title = "Learning rate" if name.startswith("lr-") else _CURVES.get(name, name)
         figures.append({"title": title, "name": name, "label": title, "views": [{"data": traces, "layout": layout}]})
     if not figures:
         return None
     shown = {model.index: model for _, model in logged}
     legend = [Entry(f"model-{index}", model.label, style_of(model)) for index, model in sorted(shown.items())]
     return {"id": "learning", "views": [], "legend": [_legend(entry) for entry in legend], "figures": figures}
+
+
+def _learning_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Logarithmic where values span more than one to twenty, and not blown up where all are equal."""
+    if not values:
+        return {}
+    low, high = min(values), max(values)
+    if low == high:
+        return {"range": [low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2]}
+    return _log_axis(low / 1.1, high * 1.1) if 0 < 20 * low < high else {}
 
 
 def _learning_trace(run: TrainingRun, model: Model, name: str) -> dict[str, Any]:
@@ -441,7 +454,7 @@ def _gain_view(run: TrainingRun, model: Model, key: str, title: str) -> dict[str
     ]
     layout = {
         "xaxis": {"title": {"text": "channels of y by rising mean gain"}},
-        "yaxis": {"title": {"text": title}, "type": "log"},
+        "yaxis": {"title": {"text": title}, **_log_axis(vectors.min() / 1.1, vectors.max() * 1.1)},
     }
     return {"data": traces, "layout": layout}
 

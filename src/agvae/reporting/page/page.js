@@ -24,7 +24,7 @@
     const [ink, soft, line, grid, paper, raised] =
       ["--ink", "--soft", "--line", "--grid", "--paper", "--raised"].map(variable);
     const axis = { gridcolor: grid, linecolor: line, zeroline: false, ticks: "outside", tickcolor: line, automargin: true };
-    const titled = (own) => (own.title ? { ...own, title: { standoff: 10, ...own.title } } : own);
+    const titled = (own) => (own.title ? { ...own, title: { standoff: 10, font: { size: 13 }, ...own.title } } : own);
     return {
       ...given,
       autosize: true,
