@@ -47,7 +47,8 @@ def write_training(folder, *overrides, curve=None, steps=(20, 40), checkpoint=Tr
     hidden = folder / ".hydra"
     hidden.mkdir(parents=True)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", ["trainer.max_steps=40", "logger=csv", "model.gain.levels=3", *overrides])
+        levels = [] if "model/gain=none" in overrides else ["model.gain.levels=3"]
+        config = compose("train", ["trainer.max_steps=40", "logger=csv", *levels, *overrides])
     OmegaConf.save(config, hidden / "config.yaml")
     writer = RDCurveWriter(folder / "rd.csv")
     for step in steps:
@@ -187,24 +188,24 @@ def test_the_title_is_text_whatever_is_in_it(page):
 
 def test_rd_curves_are_those_of_the_runs(page, comparison):
     model = comparison.models[0]
-    measured = traces(page, "rd-kodak")[f"model-{model.index}"]
+    measured = traces(page, "rd-kodak-1")[f"model-{model.index}"]
     expected = as_curve("", points())
     assert measured["x"] == expected.results["bpp"]
     assert measured["y"] == expected.results["psnr-rgb"]
-    in_db = traces(page, "rd-kodak", view=1)[f"model-{model.index}"]
+    in_db = traces(page, "rd-kodak-1", view=1)[f"model-{model.index}"]
     np.testing.assert_allclose(in_db["y"], quality_db(expected, "ms-ssim-rgb"))
-    plain = traces(page, "rd-kodak", view=2)[f"model-{model.index}"]
+    plain = traces(page, "rd-kodak-1", view=2)[f"model-{model.index}"]
     assert plain["y"] == expected.results["ms-ssim-rgb"]
-    validated = traces(page, "rd-sample-validation")[f"model-{model.index}"]
+    validated = traces(page, "rd-sample-validation-2")[f"model-{model.index}"]
     np.testing.assert_allclose(validated["y"], expected.results["psnr-rgb"], rtol=1e-5)
 
 
 def test_published_curves_are_beside_those_on_kodak_alone(page):
     names = {f"published-{curve.name}" for curve in published_curves()}
-    assert names <= traces(page, "rd-kodak").keys()
-    assert not names & traces(page, "rd-sample-validation").keys()
+    assert names <= traces(page, "rd-kodak-1").keys()
+    assert not names & traces(page, "rd-sample-validation-2").keys()
     published = {curve.name: curve for curve in published_curves()}
-    assert traces(page, "rd-kodak")["published-vtm"]["y"] == published["vtm"].results["psnr-rgb"]
+    assert traces(page, "rd-kodak-1")["published-vtm"]["y"] == published["vtm"].results["psnr-rgb"]
 
 
 def test_learning_curves_have_what_was_logged_and_not_the_rd_curves_again(page):
@@ -249,7 +250,7 @@ def test_colours_of_curves_stand_out_from_the_page(scheme):
     light, _, dark = css.partition("@media (prefers-color-scheme: dark)")
     found = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light if scheme == "light" else dark.partition("* {")[0]))
     paper = luminance(found["paper"])
-    names = [f"series-{i + 1}" for i in range(html.COLORS)] + [f"published-{i}" for i in (1, 2, 3)]
+    names = [f"series-{i + 1}" for i in range(html.COLORS)] + [f"published-{i}" for i in (1, 2, 3, 4)]
     for name, least in [(name, 3) for name in names] + [("ink", 7), ("soft", 4.5), ("link", 4.5)]:
         low, high = sorted((paper, luminance(found[name])))
         assert (high + 0.05) / (low + 0.05) >= least, name  # WCAG 2.2, 1.4.3 and 1.4.11
@@ -357,12 +358,12 @@ def test_nothing_usable_is_one_line_and_status_1(tmp_path, capsys):
 
 def test_what_is_wrong_with_a_run_is_said_and_the_rest_reported(tmp_path, capsys):
     write_training(tmp_path / "good")
-    died = write_training(tmp_path / "died", "model.gain.levels=2", steps=(), checkpoint=False)
+    died = write_training(tmp_path / "died", "model.gain.levels=2", "trainer.max_steps=90", steps=(), checkpoint=False)
     bare = write_training(tmp_path / "bare", steps=(), checkpoint=False, scalars=False)
     (tmp_path / "nothing").mkdir()
     cut = write_training(tmp_path / "cut", "model/entropy=symmetric", "trainer.max_steps=100")
     lines = (cut / "rd.csv").read_text().splitlines()
-    (cut / "rd.csv").write_text("\n".join(lines[:-2]) + "\n40,1.5,0.")
+    (cut / "rd.csv").write_text("\n".join(lines[:-1]) + "\n40,2,0.")
     damaged = write_training(tmp_path / "damaged", "model/context=checkerboard")
     (damaged / "checkpoints" / "last.ckpt").write_bytes(b"PK nothing of the sort")
     (damaged / "csv" / "version_0" / "metrics.csv").write_text("epoch,step,train/loss\n0,4,1.5\n0,9,2.0\n0,4x")
@@ -378,9 +379,10 @@ def test_what_is_wrong_with_a_run_is_said_and_the_rest_reported(tmp_path, capsys
     said = (
         f"{died}: has no rd.csv",
         f"{died}: has no checkpoint",
-        f"{died}: ended at step 35 of 40",
+        f"{died}: ended at step 40 of 90",
         f"{bare}: has nothing but its configuration",
         f"{tmp_path / 'nothing'}: is empty",
+        f"{cut}: rd.csv has 1 line that cannot be read",
         f"{cut}: the validation at step 40 has 4 of 5 qualities",
         f"{cut}: ended at step 40 of 100",
         f"{damaged}: last.ckpt cannot be read",
@@ -498,7 +500,7 @@ def test_the_page_works_in_a_browser(browser, page, width, height, touch, scheme
     assert trouble == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
-    first = tab.locator("#kodak-rd + .scope")
+    first = tab.locator("#kodak-1-rd + .scope")
     curve = first.locator(".scatterlayer .trace .lines path").last
     expected = tab.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--series-2').trim()")
     assert tab.evaluate("e => getComputedStyle(e).stroke", curve.element_handle()) == rgb(expected)
@@ -518,7 +520,7 @@ def test_the_page_works_in_a_browser(browser, page, width, height, touch, scheme
 def test_plots_follow_the_scheme_while_the_page_is_open(browser, page):
     tab = browser.new_page(color_scheme="light")
     tab.goto(page.as_uri())
-    curve = tab.locator("#kodak-rd + .scope .scatterlayer .trace .lines path").last
+    curve = tab.locator("#kodak-1-rd + .scope .scatterlayer .trace .lines path").last
     curve.wait_for(state="attached")
     stroke = tab.evaluate("e => getComputedStyle(e).stroke", curve.element_handle())
     tab.emulate_media(color_scheme="dark")

@@ -247,11 +247,12 @@ def _models(members: Mapping[Hashable, Sequence[Any]], choices: Mapping[int, Cho
 
 
 def _labels(members: Mapping[Hashable, Sequence[Any]], chosen: Mapping[Hashable, Choices]) -> dict[Hashable, str]:
-    """Names from what differs in model and loss; where that is not enough from all that does, and then the folder."""
+    """Names from what differs in model and loss; for equal ones also sizes, λ, all that differs, the folder."""
     keys = differing(list(chosen.values()))
-    first = [key for key in keys if key.startswith(("model.", "loss.")) and key != LAMBDAS]
+    sizes = [key for key in keys if key.startswith("model.transforms.") and not key.endswith(".name")]
+    first = [key for key in keys if key.startswith(("model.", "loss.")) and key not in (LAMBDAS, *sizes)]
     labels = {who: _label(chosen[who], first, members[who]) for who in members}
-    for more in (keys, None):
+    for more in ([*first, *sizes], [*first, *sizes, LAMBDAS], keys, None):
         counts = Counter(labels.values())
         for who, runs in members.items():
             if counts[labels[who]] > 1:
@@ -263,7 +264,12 @@ def _labels(members: Mapping[Hashable, Sequence[Any]], chosen: Mapping[Hashable,
 def _label(choices: Choices, keys: Sequence[str], runs: Sequence[Any]) -> str:
     joined = choices.get(LEVELS) == 1
     words = ["fixed rate"] if joined else []
-    words += [say(key, choices[key]) for key in keys if key in choices and not (joined and key in (LEVELS, GAIN))]
+    # Without a context is how models are; a fixed-rate one has no gain units.
+    silent = {("model.context.name", "none")} | (
+        {(key, choices.get(key)) for key in (LEVELS, GAIN)} if joined else set()
+    )
+    told = [(key, choices[key]) for key in keys if key in choices]
+    words += [say(key, value) for key, value in told if (key, _frozen(value)) not in silent]
     if words:
         return ", ".join(words)
     ours = next(

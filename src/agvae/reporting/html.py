@@ -82,7 +82,8 @@ def render(comparison: Comparison, title: str) -> str:
     )
     environment.filters |= {"css": _css, "percent": _percent, "fixed": _fixed, "value": _value, "choice": _choice_name}
     page = files("agvae.reporting") / "page"
-    panels = [_panel(panel) for panel in comparison.panels]
+    # Two evaluations of one data set may be over other images: the number makes their names in links differ.
+    panels = [_panel(panel, f"{slug(panel.title)}-{i}") for i, panel in enumerate(comparison.panels, 1)]
     learning, gains = _learning(comparison.training), _gains(comparison.training)
     scopes = [panel["scope"] for panel in panels] + [scope for scope in (learning, gains) if scope]
     return environment.get_template("page.html").render(
@@ -182,27 +183,24 @@ def _value(value: Any) -> str:
 
 def _choice_name(key: str) -> str:
     names = {LEVELS: "gain vectors, n", GAIN: "gain", ENTROPY: "entropy", LAMBDAS: "λ"}
-    return names.get(key) or key.removeprefix("model.").removesuffix(".name").replace("_", " ")
+    return names.get(key) or key.removeprefix("model.").removesuffix(".name")
 
 
 # ----------------------------------------------------------- a data set
 
 
-def _panel(panel: Panel) -> dict[str, Any]:
+def _panel(panel: Panel, name: str) -> dict[str, Any]:
     anchors = panel.codecs + [m.curve for m in panel.models]
     background = [curve for curve in background_curves("psnr-rgb") if panel.published]
     have = {curve.name for curve in panel.codecs}
     rows = [(m, bd_rates(m.curve, [a for a in anchors if a.name != m.curve.name], background)) for m in panel.models]
-    columns: dict[str, str] = {}
-    for name in [curve.name for curve in anchors]:
-        columns[name] = "this report"
-    for curve in background:
-        columns[f"{curve.name}-published" if curve.name in have else curve.name] = "published"
+    columns = {curve.name: "this report" for curve in anchors}
+    columns |= {f"{c.name}-published" if c.name in have else c.name: "published" for c in background}
     reasons = dict.fromkeys(note for _, rates in rows for note in bd_rate_notes(rates))
     return {
-        "id": slug(panel.title),
+        "id": name,
         "panel": panel,
-        "scope": _rd_scope(panel),
+        "scope": _rd_scope(panel, f"rd-{name}"),
         "columns": columns,
         "rows": rows,
         "reasons": list(reasons),
@@ -232,21 +230,21 @@ def _ablation(group: Any, contexts: Sequence[Mapping[str, Any]]) -> dict[str, An
     return {"where": where, "rows": rows}
 
 
-def _rd_scope(panel: Panel) -> dict[str, Any]:
+def _rd_scope(panel: Panel, name: str) -> dict[str, Any]:
     """The RD plot of a panel: models on top with marks at their points, other codecs thinner, published ones grey."""
     background = {view: {c.name for c in background_curves(metric)} for view, (metric, _, _) in _VIEWS.items()}
     taken = len(panel.models)
     codecs = {curve.name: _style(taken + i)._replace(symbol=None, dash="dot") for i, curve in enumerate(panel.codecs)}
+    drawn = background["PSNR"] | background["MS-SSIM"]
+    # Those that are shown come first, so that no two of them look alike.
+    ordered = sorted(panel.published, key=lambda curve: curve.name not in drawn)
     published = {
-        curve.name: Style(f"var(--published-{i % 3 + 1})", _DASHES[1 + i // 3 % 3], None)
-        for i, curve in enumerate(panel.published)
+        curve.name: Style(f"var(--published-{i % 4 + 1})", _DASHES[1 + i // 4 % 3], None)
+        for i, curve in enumerate(ordered)
     }
     legend = [Entry(f"model-{m.model.index}", m.model.label, style_of(m.model)) for m in panel.models]
     legend += [Entry(f"codec-{name}", name, style, "measured beside") for name, style in codecs.items()]
-    legend += [
-        Entry(f"published-{name}", name, style, "published", name in background["PSNR"] | background["MS-SSIM"])
-        for name, style in published.items()
-    ]
+    legend += [Entry(f"published-{name}", name, style, "published", name in drawn) for name, style in published.items()]
     views = []
     for metric, db, axis in _VIEWS.values():
         # From the back to the front.
@@ -257,7 +255,7 @@ def _rd_scope(panel: Panel) -> dict[str, Any]:
         traces += [_rd_trace(m.curve, metric, db, f"model-{m.model.index}", style_of(m.model), m) for m in panel.models]
         views.append({"data": [trace for trace in traces if trace], "layout": _rd_layout(panel, traces, axis, metric)})
     return {
-        "id": f"rd-{slug(panel.title)}",
+        "id": name,
         "views": list(_VIEWS),
         "legend": [_legend(entry) for entry in legend],
         "figures": [{"views": views, "tall": True, "label": f"Rate-distortion curves on {panel.title}"}],
@@ -289,7 +287,6 @@ def _rd_trace(curve: Curve, metric: str, db: bool, key: str, style: Style, of: M
         trace["marker"] = {
             "symbol": [style.symbol if whole else f"{style.symbol}-open" for whole in trained],
             "size": [9 if whole else 6 for whole in trained],
-            "color": style.color,
             "line": {"width": 1.5},
         }
     elif of:

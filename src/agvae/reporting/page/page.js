@@ -16,7 +16,10 @@
 
   function trace(given, hidden) {
     const drawn = { ...given, visible: !hidden.has(given.meta), line: { ...given.line, color: color(given.line.color) } };
-    if (given.marker) drawn.marker = { ...given.marker, color: drawn.line.color };
+    if (given.marker) {
+      const own = drawn.line.color;
+      drawn.marker = { ...given.marker, color: own, line: { ...given.marker.line, color: own } };
+    }
     return drawn;
   }
 
