@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +41,15 @@ def hydra_grid(name: str) -> list[list[str]]:
     return grid
 
 
+@cache
+def points(name: str) -> list[dict]:
+    """The resolved configuration of each run of a sweep."""
+    return [
+        OmegaConf.to_container(configure(f"sweep={name}", *point, "run_dir=."), resolve=True, throw_on_missing=True)
+        for point in hydra_grid(name)
+    ]
+
+
 def wandb_grid(name: str) -> list[list[str]]:
     """The overrides of each run of sweeps/NAME.yaml, as W&B's agent puts them on the command line."""
     sweep = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text())
@@ -63,21 +73,12 @@ def test_hydra_and_wandb_run_the_same_grid_and_every_point_is_a_model(name):
     grid = hydra_grid(name)
     assert grid == wandb_grid(name)
     made = set()
-    for point in grid:
-        cfg = configure(f"sweep={name}", *point, "run_dir=.")
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for config in points(name):
         with torch.device("meta"):
             model = AGVAE.from_config(config["model"])
         lambdas = level_lambdas(config["loss"], model.levels)
         made.add((str(config["model"]), *lambdas, config["loss"]["level_sampling"]))
     assert len(made) == len(grid)  # no two alike
-
-
-def points(name: str) -> list[dict]:
-    return [
-        OmegaConf.to_container(configure(f"sweep={name}", *point, "run_dir=."), resolve=True)
-        for point in hydra_grid(name)
-    ]
 
 
 def test_numbers_of_gain_vectors_span_one_range_and_one_vector_is_a_fixed_rate_model_at_each_lambda():

@@ -22,7 +22,7 @@ from agvae.codec import model_file
 from agvae.engine import train
 from agvae.errors import ConfigError
 from agvae.evaluation import published_curves
-from agvae.reporting import tracking
+from agvae.reporting import dashboard, tracking
 from agvae.reporting.latents import entropy_parameters
 from agvae.training import environment, loggers
 from agvae.training.metrics import RDCurve
@@ -118,6 +118,7 @@ def tracked(photos, no_account, tmp_path_factory) -> SimpleNamespace:
         run(run_dir, photos, "trainer.max_steps=2", "ema.decay=0.5")
         averaged = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["ema"]
         run(run_dir, photos, "trainer.max_steps=4", "ema.decay=0.5", "ckpt_path=last")
+    wandb.teardown()  # W&B's process writes the last records when it ends
     first, second = sorted((run_dir / "wandb").glob("offline-run-*"))
     return SimpleNamespace(
         run_dir=run_dir, first=Offline(first), second=Offline(second), averaged=averaged, drawn=drawn
@@ -297,6 +298,27 @@ def test_a_resumed_run_continues_its_wandb_run(tracked):
     assert tracked.second.run.resume
     assert (tracked.run_dir / "wandb_id.txt").read_text().strip() == tracked.first.run.run_id
     assert max(tracked.first.values("trainer/global_step")) < max(tracked.second.values("trainer/global_step"))
+
+
+def test_the_dashboard_shows_what_runs_log(tracked):
+    pytest.importorskip("wandb_workspaces")
+
+    def shown(spec: Any) -> Iterator[str]:
+        """The keys of metrics, media and tables in a view, at any depth."""
+        if isinstance(spec, list):
+            for inner in spec:
+                yield from shown(inner)
+        elif isinstance(spec, dict):
+            for key, value in spec.items():
+                yield from value if key in ("metrics", "mediaKeys") else shown(value)
+            if spec.get("name") == "tableKey":
+                yield spec["value"]
+
+    logged = {key for row in tracked.first.history for key in row}
+    for thing in (dashboard.workspace("anna", "agvae"), dashboard.report("anna", "agvae")):
+        keys = set(shown(thing._to_model().model_dump(by_alias=True)))
+        assert len(keys) > 6
+        assert keys <= logged
 
 
 def test_an_agent_of_a_sweep_names_its_runs(tmp_path, no_account, monkeypatch):
