@@ -20,6 +20,7 @@ Scalars = dict[str, list[tuple[int, float]]]
 _RUN_MARKS = (".hydra", "rd.csv", "results")
 _INSIDE_A_RUN = ("checkpoints", "csv", "results", "tensorboard", "wandb")
 _CONFIG = Path(".hydra") / "config.yaml"
+_RESOLVED = Path("config.yaml")  # of train.py: Hydra's own has the interpolations of a sweep in it
 _RD_COLUMNS = {"quality": "quality", "bpp": "bpp", "psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb"}
 _CURVE_KEYS = (*RESULTS, "quality", "estimated_bpp")
 
@@ -119,14 +120,15 @@ def _read_run(path: Path, runs: Runs) -> None:
 def _read_config(path: Path, runs: Runs) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    if not (path / _CONFIG).is_file():
-        runs.note(path, f"has no {_CONFIG}: its configuration is unknown")
+    name = _RESOLVED if (path / _RESOLVED).is_file() else _CONFIG
+    if not (path / name).is_file():
+        runs.note(path, f"has no {name}: its configuration is unknown")
         return {}
     try:
         # Unresolved: ${run_dir} and the like have a meaning only while Hydra runs.
-        config = OmegaConf.to_container(OmegaConf.load(path / _CONFIG))
+        config = OmegaConf.to_container(OmegaConf.load(path / name))
     except Exception as error:  # PyYAML's, OmegaConf's and the file system's
-        runs.note(path, f"{_CONFIG} cannot be read ({_first_line(error)}): its configuration is unknown")
+        runs.note(path, f"{name} cannot be read ({_first_line(error)}): its configuration is unknown")
         return {}
     return config if isinstance(config, dict) else {}
 
