@@ -240,7 +240,7 @@ def test_parity_with_compressai_mean_scale_hyperprior():
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_gdn_in_runs_is_its_definition_and_has_its_gradients(inverse, monkeypatch):
-    monkeypatch.setattr(_NormaliseInRuns, "RUN", 7)  # the last of 2·4·3 positions is a run of its own size
+    monkeypatch.setattr(GDN, "RUN", 7)  # the last of 2·4·3 positions is a run of its own size
     torch.manual_seed(0)
     x = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
     beta, gamma = torch.rand(5, dtype=torch.float64) + 0.5, torch.rand(5, 5, dtype=torch.float64)

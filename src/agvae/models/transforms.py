@@ -32,8 +32,8 @@ class Transforms(NamedTuple):
     """The four networks of a hyperprior model and the channels between them.
 
     g_a: (B, 3, H, W) → (B, M, H/16, W/16); g_s back. h_a: (B, M, H/16, W/16) → (B, N, H/64, W/64);
-    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16). bytes_per_pixel: about what the tensors that live
-    at once in g_a or g_s take, for the choice of tiles."""
+    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16). bytes_per_pixel: what the tensors that live at
+    once in g_a or g_s take in inference on a CPU, rounded up, for the choice of tiles."""
 
     g_a: nn.Module
     g_s: nn.Module
@@ -52,6 +52,7 @@ class GDN(nn.Module):
 
     BETA_MIN = 1e-6
     PEDESTAL = 2.0**-36
+    RUN = 1024
 
     def __init__(self, channels: int, inverse: bool = False):
         super().__init__()
@@ -63,10 +64,22 @@ class GDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         beta = lower_bound(self.beta, (self.BETA_MIN + self.PEDESTAL) ** 0.5) ** 2 - self.PEDESTAL
         gamma = lower_bound(self.gamma, self.PEDESTAL**0.5) ** 2 - self.PEDESTAL
+        if not torch.is_grad_enabled() and x.device.type == "cpu":
+            return self._in_place(x, beta, gamma.t().contiguous())
         if x.device.type == "cpu" and x.dtype == beta.dtype and not _rewritten():
             return _NormaliseInRuns.apply(x, beta, gamma, self.inverse)
         norm = F.conv2d(x**2, gamma[:, :, None, None], beta)
         return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+    def _in_place(self, x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+        """The same in the place of x, in runs of positions that stay in the processor's cache: half the time, a third
+        of the memory. What comes before is a convolution, whose output nobody else reads."""
+        batch, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        for part in rows.split(self.RUN):
+            norm = torch.addmm(beta, part * part, gamma).sqrt_()
+            part.mul_(norm) if self.inverse else part.div_(norm)
+        return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _rewritten() -> bool:
@@ -75,25 +88,21 @@ def _rewritten() -> bool:
 
 
 class _NormaliseInRuns(torch.autograd.Function):
-    """GDN in runs of positions that stay in the processor's cache, forwards and backwards: 0.7 times the time.
+    """GDN in runs of positions that stay in the processor's cache, for training: 0.7 times the time.
 
     With n = β + γ x² and f = n^(∓½), y = x·f, ∂L/∂n = ∓½ g·x·n^(∓½ − 1) and ∂L/∂x = g·f + 2x·γᵀ ∂L/∂n."""
-
-    RUN = 1024
 
     @staticmethod
     def forward(ctx, x: Tensor, beta: Tensor, gamma: Tensor, inverse: bool) -> Tensor:
         rows, transposed = _positions(x), gamma.t().contiguous()
         out = torch.empty_like(rows)
-        factors = torch.empty_like(rows) if any(ctx.needs_input_grad) else None
+        factors = torch.empty_like(rows)
+        root = torch.sqrt if inverse else torch.rsqrt
         for run in _runs(rows):
-            norm = torch.addmm(beta, rows[run].square(), transposed)
-            factor = torch.sqrt if inverse else torch.rsqrt
-            factor = factor(norm, out=norm if factors is None else factors[run])
-            torch.mul(rows[run], factor, out=out[run])
-        if factors is not None:
-            ctx.save_for_backward(x, gamma, factors)
-            ctx.inverse = inverse
+            root(torch.addmm(beta, rows[run].square(), transposed), out=factors[run])
+            torch.mul(rows[run], factors[run], out=out[run])
+        ctx.save_for_backward(x, gamma, factors)
+        ctx.inverse = inverse
         return _picture(out, x)
 
     @staticmethod
@@ -119,8 +128,7 @@ class _NormaliseInRuns(torch.autograd.Function):
 
 
 def _runs(rows: Tensor) -> list[slice]:
-    step = _NormaliseInRuns.RUN
-    return [slice(start, start + step) for start in range(0, len(rows), step)]
+    return [slice(start, start + GDN.RUN) for start in range(0, len(rows), GDN.RUN)]
 
 
 def _positions(x: Tensor) -> Tensor:
@@ -194,7 +202,7 @@ def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
         N=N,
         M=M,
         reach=Reach(2, 2, 2),
-        bytes_per_pixel=5 * N,
+        bytes_per_pixel=1.5 * N,
     )  # fmt: skip
 
 
@@ -287,7 +295,7 @@ def residual(N: int, M: int, hyper_channels: int) -> Transforms:
         N=N,
         M=M,
         reach=Reach(7, 11, 4),
-        bytes_per_pixel=7 * N,
+        bytes_per_pixel=4 * N,
     )  # fmt: skip
 
 
@@ -348,7 +356,7 @@ def depthwise(N: int, M: int, hyper_channels: int, blocks: int) -> Transforms:
         N=N,
         M=M,
         reach=Reach(2 + -(-blocks // 2), 2 + -(-blocks // 2), 4),
-        bytes_per_pixel=N + M // 4 + 50,
+        bytes_per_pixel=N + 20,
     )  # fmt: skip
 
 

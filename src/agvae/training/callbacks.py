@@ -1,4 +1,4 @@
-"""What happens around the training step: averaged weights, the last checkpoint, the RD curve on disk and in W&B."""
+"""What happens around the training step: averaged weights, the last checkpoint, the RD curve on disk."""
 
 import csv
 import logging
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from agvae.data import Batch
@@ -279,7 +278,7 @@ class Compile(Callback):
 
 
 class RDCurveWriter(Callback):
-    """Appends each validation's RD curve to a CSV file and shows it in W&B as one table and one plot.
+    """Appends each validation's RD curve to a CSV file.
 
     Columns: step, quality, bpp, psnr (dB), ms_ssim.
     """
@@ -297,13 +296,6 @@ class RDCurveWriter(Callback):
             self._append(rows)
         except OSError as error:
             log.error("the RD curve of step %d was not written: %s", trainer.global_step, error)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
-
-                table = wandb.Table(columns=list(self.COLUMNS), data=rows)
-                plot = wandb.plot.line(table, "bpp", "psnr", title="RD curve: PSNR (dB) over bpp")
-                logger.experiment.log({"val/rd": plot, "trainer/global_step": trainer.global_step})
 
     def _append(self, rows: list[list[float]]) -> None:
         new = not self.path.exists()
