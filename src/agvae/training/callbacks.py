@@ -240,10 +240,11 @@ class SkippedSteps(Callback):
 class DataWait(Callback):
     """Logs `train/data_wait`, the share of the time since it was logged last that the loop waited for its loader.
 
-    Validation does not count. The loader says in `waited` how many seconds it was waited for."""
+    Validation does not count. The loader says in `waited` how many seconds it was waited for; of one that does not,
+    nothing is logged."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.since, self.waited = time.perf_counter(), trainer.train_dataloader.waited
+        self.since, self.waited = time.perf_counter(), getattr(trainer.train_dataloader, "waited", None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.paused = time.perf_counter()
@@ -253,7 +254,7 @@ class DataWait(Callback):
             self.since += time.perf_counter() - self.paused
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if self.waited is not None and trainer.global_step % trainer.log_every_n_steps == 0:
             now, waited = time.perf_counter(), trainer.train_dataloader.waited
             pl_module.log("train/data_wait", (waited - self.waited) / (now - self.since))
             self.since, self.waited = now, waited
