@@ -134,7 +134,7 @@ def train(cfg: DictConfig) -> Any:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agvae.data import ImageDataModule
-    from agvae.training import runs
+    from agvae.training import launch, runs
     from agvae.training.callbacks import EMA
     from agvae.training.losses import MS_SSIM_SMALLEST_SIDE
     from agvae.training.module import AGVAEModule
@@ -154,6 +154,7 @@ def train(cfg: DictConfig) -> Any:
                 f"loss=msssim compares pictures at five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} "
                 f"pixels, and data.{key}={side}: set data.{key}=192 or more"
             )
+    launch.check_sharding(cfg.trainer.strategy, cfg.trainer.precision, cfg.ema.decay)
     ckpt_path, checkpoint = runs.load_checkpoint(cfg.ckpt_path, run_dir)
     if checkpoint:
         runs.check_resumable(checkpoint, config["model"], cfg.trainer.max_steps)
@@ -179,16 +180,17 @@ def train(cfg: DictConfig) -> Any:
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
 
-    batch = config["data"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
     say(f"run:        {run_dir}" + (f", from step {checkpoint['global_step']}" if checkpoint else ""))
     say(f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}")
     say(f"levels:     {module.model.levels}, λ = {', '.join(f'{value:.4g}' for value in module.lambdas)}")
     say(f"data:       {len(data.patches)} images to train on, {len(data.pictures)} to validate on")
-    say(f"batch:      {batch} patches a step on {trainer.world_size} device{'s' * (trainer.world_size > 1)}")
+    say(f"batch:      {_batch(trainer, config['data']['batch_size'])}")
+    say(f"rate:       {config['optimizer']['lr']:g}, {config['scheduler']['name']}, on any number of devices")
     say(f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}")
     del checkpoint
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        with launch.launched(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     finally:
         folder = run_dir / runs.CHECKPOINTS
         kept = sorted(path.name for path in folder.glob("*.ckpt"))
@@ -218,6 +220,18 @@ def _quiet() -> None:
         ".*litlogger.*",
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _batch(trainer: Any, batch_size: int) -> str:
+    """Patches of an optimiser step, and how they come together."""
+    parts = [f"{batch_size} on each of {trainer.world_size} device{'s' * (trainer.world_size > 1)}"]
+    if trainer.num_nodes > 1:
+        parts.append(f"{trainer.num_nodes} nodes")
+    if trainer.accumulate_grad_batches > 1:
+        parts.append(f"{trainer.accumulate_grad_batches} batches accumulated")
+    step = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    whole = f", {step * trainer.max_steps:,} in {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
+    return f"{step} patches a step ({', '.join(parts)}){whole}"
 
 
 def _model_name(config: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from agvae.errors import ConfigError
+from agvae.training.launch import agreed_directory
 
 CHECKPOINTS = "checkpoints"
 LAST = Path(CHECKPOINTS) / "last.ckpt"
@@ -15,15 +16,16 @@ LAST = Path(CHECKPOINTS) / "last.ckpt"
 def run_directory(ckpt_path: str | None, new: str) -> str:
     """The directory of a run: `new`, or that of the run which `ckpt_path` resumes.
 
-    A checkpoint in RUN/checkpoints resumes RUN; `last` resumes the newest run beside `new`. The configuration
-    knows this as `${run_directory:…}`, since Hydra makes the directory before it calls any code of ours."""
+    A checkpoint in RUN/checkpoints resumes RUN; `last` resumes the newest run beside `new`. All processes of a run
+    get the same. The configuration knows this as `${run_directory:…}`, since Hydra makes the directory before it
+    calls any code of ours."""
     if ckpt_path is None:
-        return new
+        return agreed_directory(new)
     if ckpt_path == "last":
         found = sorted(Path(new).parent.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
-        return str(found[-1].parents[1]) if found else new
+        return str(found[-1].parents[1]) if found else agreed_directory(new)
     path = Path(ckpt_path)
-    return str(path.parents[1]) if path.is_file() and path.parent.name == CHECKPOINTS else new
+    return str(path.parents[1]) if path.is_file() and path.parent.name == CHECKPOINTS else agreed_directory(new)
 
 
 OmegaConf.register_new_resolver("run_directory", run_directory, use_cache=True)
