@@ -139,7 +139,7 @@ def train(cfg: DictConfig) -> Any:
     from agvae.training.losses import MS_SSIM_SMALLEST_SIDE
     from agvae.training.module import AGVAEModule
 
-    _quiet()
+    launch.quiet()
     say = rank_zero_only(print)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     run_dir = Path(cfg.run_dir)
@@ -171,7 +171,8 @@ def train(cfg: DictConfig) -> Any:
     if isinstance(interval, int) and isinstance(steps, int) and 0 < steps < interval:
         config["trainer"]["val_check_interval"] = steps  # so that a short run ends with an RD curve too
     averaging = [EMA(cfg.ema.decay)] if cfg.ema.decay is not None else []
-    callbacks = averaging + [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    callbacks = [launch.Quiet(), *averaging]
+    callbacks += [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in cfg.logger.values() if logger]
     try:
         trainer = Trainer(**config["trainer"], default_root_dir=run_dir, callbacks=callbacks, logger=loggers)
@@ -189,7 +190,7 @@ def train(cfg: DictConfig) -> Any:
     say(f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}")
     del checkpoint
     try:
-        with launch.launched(trainer):
+        with launch.launched(trainer, run_dir / runs.LAST):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     finally:
         folder = run_dir / runs.CHECKPOINTS
@@ -203,23 +204,6 @@ def train(cfg: DictConfig) -> Any:
             if trainer.global_step != trainer.max_steps:
                 say(f"            {_resume_command(folder / 'last.ckpt')}")
     return trainer
-
-
-def _quiet() -> None:
-    """Silence what Lightning says about itself and about choices that are ours, so that what it says can be heard."""
-    import warnings
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # patches come from memory
-        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
-        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
-        ".*sync_dist=True.*",  # the RD curve is gathered over ranks before it is logged
-        ".*smaller than the logging interval.*",  # steps are counted over the ends of epochs
-        ".*litlogger.*",
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def _batch(trainer: Any, batch_size: int) -> str:

@@ -1,54 +1,63 @@
-"""One run on many processes, whoever starts them: one directory, one configuration and a clean end.
+"""One run on the many processes that Lightning starts: one configuration, a clean end, and nothing said twice."""
 
-Lightning starts the other processes of a machine as `python train.py …` once more; torchrun and SLURM start all of them.
-"""
-
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+import torch.distributed
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
 from agvae.errors import ConfigError
 
-STORE_TIMEOUT = 300  # seconds that torchrun's store may take to answer
 _SET_BY_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
-def agreed_directory(new: str) -> str:
-    """`new`, a directory named for the time of day, under the name that all processes of this run give it.
+def quiet() -> None:
+    """Silence what Lightning says about itself and about choices that are ours, so that what it says can be heard."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # patches come from memory
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
+        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
+        ".*sync_dist=True.*",  # the RD curve is gathered over ranks before it is logged
+        ".*smaller than the logging interval.*",  # steps are counted over the ends of epochs
+        ".*litlogger.*",
+    ):
+        warnings.filterwarnings("ignore", message)
 
-    Under torchrun it is what the first process to ask would have taken, told to the others through torchrun's own
-    store; under SLURM the time gives way to the number of the job's step, as in outputs/train/slurm-1234.0."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        from datetime import timedelta
 
-        from torch.distributed import TCPStore
+class Quiet(Callback):
+    """`quiet` in each process, those that were spawned included."""
 
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=STORE_TIMEOUT))
-        return store.compare_set(f"agvae/{Path(new).parent}", "", new).decode()
-    if "SLURM_NTASKS" in os.environ:
-        from lightning.pytorch.plugins.environments import SLURMEnvironment
-
-        if SLURMEnvironment.detect():
-            step = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', 0)}"
-            return str(Path(new).with_name(step))
-    return new
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        quiet()
 
 
 @contextmanager
-def launched(trainer) -> Iterator[None]:
+def launched(trainer: Trainer, last: Path) -> Iterator[None]:
     """While this is open, processes that Lightning starts join this very run; afterwards they have ended.
 
     Of a sweep (`train.py -m`) they do the job at hand alone, in its directory, and not the sweep once more, and
-    nothing of them is left that the next job would take for its own."""
+    nothing of them is left that the next job would take for its own. `last` is the run's last checkpoint, from which
+    this process learns how far processes came that were spawned."""
     kept = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
     arguments = sys.argv
     try:
         sys.argv = _arguments_of_this_job()
         yield
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and last.is_file():
+            trainer.fit_loop.load_state_dict(
+                torch.load(last, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
+            )
     except SystemExit:
         raise  # all ranks leave together
     except BaseException:
@@ -90,14 +99,12 @@ def _arguments_of_this_job() -> list[str]:
     ]
 
 
-def _started_by(trainer) -> list[subprocess.Popen]:
+def _started_by(trainer: Trainer) -> list[subprocess.Popen]:
     processes = getattr(trainer.strategy.launcher, "procs", [])
     return [process for process in processes if isinstance(process, subprocess.Popen)]
 
 
-def _wait_for_others(trainer) -> None:
-    import torch.distributed
-
+def _wait_for_others(trainer: Trainer) -> None:
     started = _started_by(trainer)
     for process in started:
         process.wait()

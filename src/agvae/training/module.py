@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from agvae.data import Batch
@@ -157,7 +158,12 @@ class AGVAEModule(LightningModule):
         if gradient_clip_algorithm == "value":
             clip_grad_value_(network, gradient_clip_val)
         else:
-            self.log("train/grad_norm", clip_grad_norm_(network, gradient_clip_val))
+            norm = get_total_norm([p.grad for p in network if p.grad is not None])
+            # Under FSDP each process holds a share of each gradient.
+            if isinstance(getattr(self._trainer, "strategy", None), FSDPStrategy):
+                norm = self.trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt()
+            clip_grads_with_norm_(network, gradient_clip_val, norm)
+            self.log("train/grad_norm", norm)
 
     def on_validation_epoch_start(self) -> None:
         self.curve.reset()
