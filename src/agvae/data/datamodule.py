@@ -119,7 +119,9 @@ class ImageDataModule(LightningDataModule):
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         batch_size = self.config.batch_size
         samples = self.config.samples_per_epoch or len(self.patches)
-        batches = math.ceil(samples / (batch_size * world_size))
+        # whole steps only: Lightning takes one at the end of an epoch with however few batches there are
+        together = trainer.accumulate_grad_batches if trainer else 1
+        batches = math.ceil(samples / (batch_size * world_size * together)) * together
         workers = self._workers()
         return _ResumableLoader(
             self.patches,

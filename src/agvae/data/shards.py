@@ -144,4 +144,5 @@ class _Names(Sequence):
 
 def summary(index: ShardIndex) -> str:
     """Numbers of shards, images and bytes, in words."""
-    return f"{index.shard[-1] + 1} shards, {len(index.name)} images, {index.length.sum() / 1e9:.3g} GB"
+    shards = int(index.shard[-1]) + 1
+    return f"{shards} shard{'s' * (shards > 1)}, {len(index.name)} images, {index.length.sum() / 1e9:.3g} GB"
