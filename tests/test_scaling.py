@@ -484,3 +484,26 @@ def test_what_cannot_be_sharded_or_trained_on_is_one_clear_line(pictures, shards
         DataConfig(layout="shards", root=shards, cache="memory")
     with pytest.raises(ConfigError, match="data=folder"):
         evaluation_images({"layout": "shards", "root": shards, "cache": "none"})
+
+
+SRUN = """#!/bin/sh
+echo "$@" >> calls
+mkdir -p outputs/train/slurm-42/checkpoints
+touch outputs/train/slurm-42/checkpoints/last.ckpt
+[ "$(wc -l < calls)" -gt 1 ] || exit 143
+"""
+
+
+def test_the_slurm_job_is_requeued_when_its_time_is_up_and_goes_on_in_its_directory(tmp_path):
+    for name, script in (("srun", SRUN), ("scontrol", '#!/bin/sh\necho "$@" >> requeued\n')):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
+    command = ["bash", str(ROOT / "examples" / "slurm.sbatch"), "data=shards", "data.root=a b"]
+    ended = [subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode for _ in range(2)]
+    assert ended == [143, 0]
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"
+    first, second = (tmp_path / "calls").read_text().splitlines()
+    run = "python train.py trainer=slurm hydra.run.dir=outputs/train/slurm-42 data=shards data.root=a b"
+    assert first.endswith(run)
+    assert second.endswith(f"{run} ckpt_path=outputs/train/slurm-42/checkpoints/last.ckpt")
