@@ -507,3 +507,14 @@ def test_the_slurm_job_is_requeued_when_its_time_is_up_and_goes_on_in_its_direct
     run = "python train.py trainer=slurm hydra.run.dir=outputs/train/slurm-42 data=shards data.root=a b"
     assert first.endswith(run)
     assert second.endswith(f"{run} ckpt_path=outputs/train/slurm-42/checkpoints/last.ckpt")
+
+
+@pytest.mark.slow
+def test_each_job_of_a_sweep_has_its_own_wandb_run(tmp_path):
+    options = [*(o for o in TINY_RUN if o != "logger=csv"), "trainer.devices=1", "trainer.max_steps=1"]
+    script = str(ROOT / "train.py")
+    end(start(script, "-m", "seed=0,1", *options, "trainer.limit_val_batches=0", cwd=tmp_path, WANDB_MODE="offline"))
+    (sweep,) = (tmp_path / "multirun" / "train").iterdir()
+    ids = [(sweep / job / "wandb_id.txt").read_text().strip() for job in "01"]
+    assert ids[0] != ids[1]
+    assert all(len(list((sweep / job / "wandb").glob(f"offline-run-*{ids[int(job)]}"))) == 1 for job in "01")
