@@ -181,6 +181,25 @@ def _parser() -> argparse.ArgumentParser:
     shard.add_argument("output", type=Path, metavar="OUT", help="a new or empty folder")
     shard.add_argument("--size", type=_count, metavar="MB", default=256, help="of a tar file, in MB (default: 256)")
     shard.set_defaults(command=_shard)
+
+    report = add(
+        "report",
+        "make one HTML page of training runs and evaluations",
+        "FOLDER... [-o OUT.html]",
+        "outputs",
+        "multirun/train/2026-01-31_12-00-00 outputs/evaluate -o ablation.html",
+    )
+    report.add_argument(
+        "paths",
+        nargs="+",
+        metavar="FOLDER",
+        help="runs of train.py and evaluate.py, or folders that hold some, at any depth",
+    )
+    report.add_argument(
+        "-o", "--output", metavar="OUT.html", default="report.html", help="the page (default: report.html)"
+    )
+    report.add_argument("--title", metavar="TEXT", help="its heading (default: the folders)")
+    report.set_defaults(command=_report_runs)
     return parser
 
 
@@ -590,6 +609,22 @@ def _shard(options: argparse.Namespace) -> None:
     for reason in headers.unreadable:
         print(f"agvae: note: left out: {_one_line(reason)}", file=sys.stderr)
     _print(f"{options.output}: {summary(index)}; train with data=shards data.root={options.output}")
+
+
+def _report_runs(options: argparse.Namespace) -> None:
+    job = Job("", options.output)
+    _check_folder(job)
+    from agvae.reporting.compare import compare
+    from agvae.reporting.html import render
+    from agvae.reporting.runs import read_runs
+
+    comparison = compare(read_runs(options.paths))
+    page = render(comparison, options.title or f"AG-VAE runs in {', '.join(options.paths)}")
+    _write(job.output, page.encode())
+    for note in comparison.notes:
+        print(f"agvae: note: {_one_line(note)}", file=sys.stderr)
+    words = f"{job.target}: {len(comparison.training)} training runs, {len(comparison.panels)} sets of images"
+    print(words, file=sys.stderr if job.output == STANDARD else sys.stdout)
 
 
 if __name__ == "__main__":
