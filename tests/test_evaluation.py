@@ -305,7 +305,7 @@ def test_bd_rates_compare_the_model_with_each_anchor():
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        (["codecs=[jpeg,heic]"], ConfigError, "no codec is called heic; there are jpeg, webp, avif, jpeg2000"),
+        (["codecs=[jpeg,h264]"], ConfigError, "no codec is called h264; there are jpeg, webp, avif, jpeg2000"),
         (["codecs=[]", "qualities=[0,9]"], ConfigError, "quality 9 is outside"),
         (["qualities=[]"], ConfigError, "leaves nothing to evaluate"),
         (["qualities=fine"], ConfigError, "not a list of numbers"),

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from agvae.data import evaluation_images
     from agvae.reporting.figures import rd_figure
 
-    others = _classical_codecs(_as_list(cfg.codecs))
+    others, missing = _classical_codecs(cfg)
     dataset, paths = evaluation_images(cfg.data)
+    on_kodak = evaluation.slug(dataset) == "kodak"
+    stand_ins = {name: evaluation.stand_in(name) if on_kodak else None for name in missing}
+    for name, reason in missing.items():
+        curve = stand_ins[name]
+        instead = "it is left out" if curve is None else f"its published curve on Kodak, {curve.name}, stands in"
+        log.warning("%s; %s", reason, instead)
     model = evaluation.ModelCodec(_load_codec(cfg), _qualities(cfg))
 
     measured = evaluation.evaluate_codecs([model, *others], paths)
@@ -43,7 +48,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         evaluation.write_curve(curve, results / f"{evaluation.slug(curve.name)}.json")
     measured.write_csv(output / "per_image.csv")
 
-    on_kodak = evaluation.slug(dataset) == "kodak"
     if on_kodak and len(measured.images) != evaluation.KODAK_IMAGES:
         log.warning(
             "published curves are means over all %d images of Kodak, these results are over %d",
@@ -53,6 +57,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     title = f"{dataset}, mean over {len(measured.images)} images"
     for metric, name in (("psnr-rgb", "rd_psnr.png"), ("ms-ssim-rgb", "rd_ms_ssim.png")):
         behind = evaluation.background_curves(metric) if on_kodak else []
+        behind += [curve for curve in stand_ins.values() if curve is not None and curve not in behind]
         behind = [curve for curve in behind if curve.name not in {other.name for other in others}]
         rd_figure(curves, metric, behind, title).savefig(output / name)
 
@@ -66,6 +71,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "interrupted": measured.interrupted,
         "checkpoint": str(cfg.checkpoint),
         "model": ours.name,
+        "missing_codecs": {
+            name: {"reason": reason, "published": stand_ins[name] and stand_ins[name].name}
+            for name, reason in missing.items()
+        },
         "bd_rate": rates,
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
@@ -79,12 +88,18 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     return summary
 
 
-def _classical_codecs(names: Sequence[str]) -> list:
-    from agvae.evaluation import CLASSICAL_CODECS
+def _classical_codecs(cfg: DictConfig) -> tuple[list, dict[str, str]]:
+    """The codecs of cfg.codecs that can be run, and for each of the others how to get it."""
+    from agvae.evaluation import MissingCodecError, classical_codec
 
-    if unknown := [str(name) for name in names if name not in CLASSICAL_CODECS]:
-        raise ConfigError(f"codecs: no codec is called {unknown[0]}; there are {', '.join(CLASSICAL_CODECS)}")
-    return [CLASSICAL_CODECS[name] for name in dict.fromkeys(names)]
+    programs = OmegaConf.to_container(cfg.programs, resolve=True)
+    codecs, missing = [], {}
+    for name in dict.fromkeys(map(str, _as_list(cfg.codecs))):
+        try:
+            codecs.append(classical_codec(name, programs))
+        except MissingCodecError as error:
+            missing[name] = str(error)
+    return codecs, missing
 
 
 def _load_codec(cfg: DictConfig):

@@ -1,6 +1,6 @@
 """Classical codecs to compare with that run in this process, and the search for the quality that meets a rate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Protocol
@@ -9,6 +9,11 @@ import numpy as np
 from PIL import Image
 
 from agvae.codec.rate_control import TargetError
+from agvae.errors import ConfigError
+
+
+class MissingCodecError(ConfigError):
+    """A codec whose package or program is not there; the message says how to get it."""
 
 
 class ClassicalCodec(Protocol):
@@ -60,7 +65,7 @@ def at_rate(codec: ClassicalCodec, image: np.ndarray, bpp: float) -> Coded:
 
 @dataclass(frozen=True)
 class PillowCodec:
-    """A codec of Pillow's; `options` go to every `Image.save`."""
+    """A codec of Pillow's; `options` go to every `Image.save`, and `load_plugin` makes Pillow know the format."""
 
     name: str
     description: str
@@ -68,15 +73,28 @@ class PillowCodec:
     scale: Sequence[float]
     format: str
     options: dict[str, Any] = field(default_factory=dict)
+    load_plugin: Callable[[], None] | None = None
+
+    def require(self) -> None:
+        """Import what the codec needs; raises MissingCodecError if that is not installed."""
+        try:
+            if self.load_plugin is not None:
+                self.load_plugin()
+        except ImportError as error:
+            raise MissingCodecError(
+                f"{self.name} needs {error.name}, which is not installed: pip install 'agvae[codecs]'"
+            ) from error
 
     def encode(self, image: Image.Image, quality: float) -> bytes:
         """The whole file of an RGB image."""
+        self.require()
         stream = BytesIO()
         image.save(stream, self.format, **self._rate(quality), **self.options)
         return stream.getvalue()
 
     def decode(self, data: bytes) -> Image.Image:
         """The RGB image in a file of `encode`'s."""
+        self.require()
         with Image.open(BytesIO(data), formats=[self.format]) as image:
             return image.convert("RGB")
 
@@ -89,6 +107,16 @@ class Jpeg2000Codec(PillowCodec):
 
     def _rate(self, quality: float) -> dict[str, Any]:
         return {"quality_mode": "rates", "quality_layers": [24 / quality]}
+
+
+def _load_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def _load_jpegxl() -> None:
+    import pillow_jxl  # noqa: F401  registers itself
 
 
 _CODECS = (
@@ -126,5 +154,26 @@ _CODECS = (
         "JPEG2000",
         {"irreversible": True, "mct": 1},
     ),
+    # tune=psnr takes 3 % fewer bits at equal PSNR and 10 % more at equal MS-SSIM.
+    PillowCodec(
+        "heic",
+        "HEIC, x265 through pillow-heif: 4:4:4, 8 bit, preset slow, tune=ssim",
+        (0, 5, 10, 15, 20, 30, 40, 50, 60, 70),
+        range(100),
+        "HEIF",
+        {"chroma": 444, "enc_params": {"preset": "slow", "tune": "ssim"}},
+        _load_heif,
+    ),
+    # Effort 8 takes 1.8 % fewer bits than the encoder's own 7 at equal PSNR, for twice the time; 9 gives no more.
+    PillowCodec(
+        "jpegxl",
+        "JPEG XL, libjxl through pillow-jxl-plugin: XYB, effort 8; quality 0 is the lowest that it has",
+        (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90),
+        range(100),
+        "JXL",
+        {"effort": 8, "lossless_jpeg": False},  # an image opened from a JPEG file is coded anew too
+        _load_jpegxl,
+    ),
 )
 CLASSICAL_CODECS = {codec.name: codec for codec in _CODECS}
+"""What runs in this process, by name; `heic` and `jpegxl` need the extra `codecs`."""

@@ -15,11 +15,20 @@ _BACKGROUND = {
 }
 
 
+_PUBLISHED_AS = {"bpg": "bpg444", "vtm": "vtm"}
+
+
 @cache
 def published_curves() -> tuple[Curve, ...]:
     """Every published curve, each naming its source; some have no MS-SSIM."""
     text = (files("agvae.evaluation") / "reference" / "kodak_rd.json").read_text()
     return tuple(Curve.from_dict(curve) for curve in json.loads(text)["curves"])
+
+
+def stand_in(codec: str) -> Curve | None:
+    """The published curve of an external program of ours that cannot be run; None where there is none."""
+    by_name = {curve.name: curve for curve in published_curves()}
+    return by_name.get(_PUBLISHED_AS.get(codec, ""))
 
 
 def background_curves(metric: str) -> list[Curve]:
