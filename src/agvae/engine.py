@@ -151,6 +151,7 @@ def train(cfg: DictConfig) -> Any:
     from agvae.data import ImageDataModule
     from agvae.training import runs
     from agvae.training.callbacks import EMA
+    from agvae.training.environment import environment
     from agvae.training.losses import MS_SSIM_SMALLEST_SIDE
     from agvae.training.module import AGVAEModule
 
@@ -192,7 +193,7 @@ def train(cfg: DictConfig) -> Any:
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
     for logger in trainer.loggers:
-        logger.log_hyperparams(config)
+        logger.log_hyperparams({**config, "environment": environment()})
 
     batch = config["data"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
     say(f"run:        {run_dir}" + (f", from step {checkpoint['global_step']}" if checkpoint else ""))

@@ -1,4 +1,4 @@
-"""Figures: rate-distortion plots. Matplotlib is imported when one is drawn, and no display is needed."""
+"""Figures: rate-distortion plots, gain vectors, where the bits go, decoded pictures. Matplotlib is imported when one is drawn, and no display is needed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agvae.evaluation import Curve, quality_db
+from agvae.metrics import psnr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _AXIS = {"psnr-rgb": "PSNR, RGB (dB)", "ms-ssim-rgb": "MS-SSIM, RGB: −10·log₁₀(1 − MS-SSIM) (dB)"}
 _LOG_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+_NO_RATE = 1e-5  # bpp; a channel below has fewer than 8 bits in a picture of 768×512
 _INK, _GRID = "#22262b", "#e3e6ea"
 _OURS = ("#d6261d", "#7a2fb5", "#00796b")
 # Okabe and Ito's palette without its red: told apart by colour-blind readers too.
@@ -31,12 +33,9 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
     dashed. The axes show the model's own range with a margin; the rate is logarithmic when that is wider than
     one to eight. Points without the metric are left out.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure = Figure(figsize=(9, 5.2), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = _figure(9, 5.2)
     axes = figure.add_subplot()
     ours = [curve for curve in curves if curve.is_ours]
     others = [curve for curve in curves if not curve.is_ours]
@@ -72,14 +71,7 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
         margin = 0.06 * (top - db.min()) or 1.0
         axes.set(xlim=(low, high), ylim=(db.min() - margin, top + margin))
 
-    axes.set_xlabel("bits per pixel, whole file", color=_INK)
-    axes.set_ylabel(_AXIS[metric], color=_INK)
-    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#9aa1a9")
-    axes.tick_params(colors=_INK, labelsize=9)
+    _dress(axes, title, "bits per pixel, whole file", _AXIS[metric])
     entries = [_heading("this run"), *front, *beside]
     if behind:
         entries += [_heading(""), _heading("published"), *behind]
@@ -88,6 +80,114 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
         if entry.get_linestyle() == "None":
             text.set_fontweight("bold")
     return figure
+
+
+def gain_figure(gains: np.ndarray, inverses: np.ndarray, title: str = "") -> Figure:
+    """Gain vectors m and m′ over channels (AG-VAE, figure 1): two (n, C) arrays, one line for each of n levels."""
+    figure = _figure(9, 5.6)
+    above, below = figure.subplots(2, sharex=True)
+    for axes, vectors, heading, symbol in ((above, gains, title, "gain m"), (below, inverses, "", "inverse gain m′")):
+        for level, (vector, color) in enumerate(zip(vectors, _rising_colors(len(vectors)), strict=True)):
+            axes.plot(vector, color=color, linewidth=1.2, label=f"level {level}")
+        axes.set_yscale("log")
+        _plain_log_ticks(axes.yaxis)
+        axes.set_xlim(0, max(1, gains.shape[1] - 1))
+        _dress(axes, heading, "", symbol)
+    below.set_xlabel("channel", color=_INK)
+    handles, labels = above.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    return figure
+
+
+def channel_rate_figure(rates: np.ndarray, title: str = "") -> Figure:
+    """Where the bits go: the rate (bpp) of each channel of y, largest first, from (n, C), one line for each level."""
+    figure = _figure(9, 4.6)
+    axes = figure.add_subplot()
+    for level, (rate, color) in enumerate(zip(rates, _rising_colors(len(rates)), strict=True)):
+        axes.plot(np.sort(rate)[::-1], color=color, linewidth=1.7, label=f"level {level}, {rate.sum():.3f} bpp")
+    axes.set_yscale("log")
+    axes.set_xlim(0, max(1, rates.shape[1] - 1))
+    axes.set_ylim(bottom=_NO_RATE)
+    _dress(axes, title, "channel of y, by falling rate", "bits per pixel")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    return figure
+
+
+ERROR_RANGE = 32
+"""Absolute error, of 255, that an error map shows in its brightest colour, in every figure."""
+
+
+def reconstruction_figure(
+    original: np.ndarray, decoded: Sequence[np.ndarray], labels: Sequence[str], title: str = ""
+) -> Figure:
+    """A picture, its reconstructions and below each its error map, pixel for pixel: (H, W, 3) uint8 arrays.
+
+    The error is the mean over colours of |x̂ − x|, black at 0 and brightest at `ERROR_RANGE`. Under each
+    reconstruction stand its label and its PSNR.
+    """
+    height, width = original.shape[:2]
+    gap, text, dpi = 8, 40, 100
+    pixels = (gap + (width + gap) * (1 + len(decoded)), text + 2 * (height + text) + gap)
+    figure = _figure(pixels[0] / dpi, pixels[1] / dpi, dpi=dpi, layout=None)
+
+    def place(image: np.ndarray, column: int, row: int, caption: str, **style: object) -> None:
+        left, bottom = gap + column * (width + gap), pixels[1] - text - row * (height + text) - height
+        box = (left / pixels[0], bottom / pixels[1], width / pixels[0], height / pixels[1])
+        axes = figure.add_axes(box)
+        axes.imshow(image, interpolation="none", aspect="auto", **style)
+        axes.set_axis_off()
+        axes.text(0, -0.02, caption, transform=axes.transAxes, va="top", fontsize=10, color=_INK)
+
+    figure.text(gap / pixels[0], 1 - 8 / pixels[1], title, va="top", fontsize=12, fontweight="bold", color=_INK)
+    place(original, 0, 0, "original")
+    for column, (image, label) in enumerate(zip(decoded, labels, strict=True), start=1):
+        error = np.abs(image.astype(np.int16) - original).mean(axis=2)
+        place(image, column, 0, f"{label}\n{psnr(original, image):.2f} dB in this crop")
+        place(error, column, 1, f"error, 0 to {ERROR_RANGE} of 255", cmap="magma", vmin=0, vmax=ERROR_RANGE)
+    return figure
+
+
+def rendered(figure: Figure) -> np.ndarray:
+    """The figure as an RGB picture, (H, W, 3) uint8."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def _figure(width: float, height: float, dpi: int = 150, layout: str | None = "constrained") -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _dress(axes, title: str, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel(y_label, color=_INK)
+    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#9aa1a9")
+    axes.tick_params(colors=_INK, labelsize=9)
+
+
+def _plain_log_ticks(axis) -> None:
+    """Ticks for a logarithmic axis of few decades 1, 2 and 5 of each, written as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
+
+
+def _rising_colors(count: int) -> list[tuple[float, ...]]:
+    """Colours from dark to light for levels from low to high rate; the lightest of the map would not show on white."""
+    from matplotlib import colormaps
+
+    return [tuple(color) for color in colormaps["viridis"](np.linspace(0, 0.85, count))]
 
 
 def _points(curve: Curve, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

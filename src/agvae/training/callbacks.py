@@ -1,4 +1,4 @@
-"""What happens around the training step: averaged weights, the last checkpoint, the RD curve on disk and in W&B."""
+"""What happens around the training step: averaged weights, the last checkpoint, the RD curve on disk."""
 
 import csv
 import os
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from agvae.errors import ConfigError
@@ -150,7 +149,7 @@ class LastCheckpoint(Checkpoint):
 
 
 class RDCurveWriter(Callback):
-    """Appends each validation's RD curve to a CSV file and shows it in W&B as one table and one plot.
+    """Appends each validation's RD curve to a CSV file.
 
     Columns: step, quality, bpp, psnr (dB), ms_ssim.
     """
@@ -170,10 +169,3 @@ class RDCurveWriter(Callback):
             if new:
                 writer.writerow(self.COLUMNS)
             writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
-
-                table = wandb.Table(columns=list(self.COLUMNS), data=rows)
-                plot = wandb.plot.line(table, "bpp", "psnr", title="RD curve: PSNR (dB) over bpp")
-                logger.experiment.log({"val/rd": plot, "trainer/global_step": trainer.global_step})

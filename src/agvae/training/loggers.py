@@ -7,21 +7,89 @@ import secrets
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
+FINISH_TIMEOUT = 600
+"""Seconds for which a finished run waits for its uploads; what is missing is on disk, for `wandb sync`."""
 
-def wandb_logger(run_dir: str, **options: Any) -> WandbLogger:
+
+class Forgiving:
+    """A context in which an exception is a warning, the first time, and afterwards nothing.
+
+    For what tells of a run and must not end it. `what` is the warning's sentence, which the reason follows."""
+
+    def __init__(self, what: str):
+        self.what, self.warned = what, False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not self.warned:
+            log.warning("%s: %s: %s", self.what, type(error).__name__, error)
+        self.warned = True
+        return True
+
+
+class ForgivingWandbLogger(WandbLogger):
+    """A WandbLogger that never ends a run: what goes wrong with W&B is a warning, once, and the run goes on.
+
+    A run that cannot start online starts offline. It is finished with its training, so that the next one in the
+    same process has its own."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        del self._wandb_init["anonymous"]  # which W&B has given up, and warns of even where it is None
+        # W&B raises nearly anything, from a full disk to a service that has died.
+        self.forgiving = Forgiving("W&B failed, and the run goes on without it")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, started when it is first asked for."""
+        for fallback in ("offline", "disabled"):
+            try:
+                return super().experiment
+            except Exception as error:
+                log.warning("W&B cannot start %s, it is now %s: %s", self._wandb_init["mode"], fallback, error)
+                self._wandb_init["mode"] = fallback
+        return super().experiment
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        with self.forgiving:
+            super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self.forgiving:
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        with self.forgiving:
+            super().finalize(status)
+            if self._experiment is not None:
+                self._experiment.finish(exit_code=0 if status == "success" else 1)
+
+
+def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
     """A W&B run with its files in `run_dir`/wandb, online only for a user who is logged in and where W&B answers.
 
     WANDB_MODE decides where it is set, but cannot make a run ask for a key. A resumed run continues its W&B run,
-    whose id is kept in `run_dir`. `options` are those of `wandb.init`."""
+    whose id is kept in `run_dir`; the agent of a sweep gives its runs their ids. `options` are those of
+    `wandb.init`."""
     import wandb
 
     mode = os.environ.get("WANDB_MODE", "online")
@@ -32,11 +100,12 @@ def wandb_logger(run_dir: str, **options: Any) -> WandbLogger:
         log.warning("W&B does not answer at %s: this run is logged offline", _address())
         mode = "offline"
     id_file = Path(run_dir) / "wandb_id.txt"
-    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
+    given = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    run_id = id_file.read_text().strip() if id_file.exists() else given
     if rank_zero_only.rank == 0:
         id_file.write_text(run_id + "\n")
-    settings = wandb.Settings(console="off", quiet=True)
-    return WandbLogger(save_dir=run_dir, id=run_id, mode=mode, settings=settings, **options)
+    settings = wandb.Settings(console="off", quiet=True, finish_timeout=FINISH_TIMEOUT)
+    return ForgivingWandbLogger(save_dir=run_dir, id=run_id, mode=mode, settings=settings, **options)
 
 
 def logged_in() -> bool:

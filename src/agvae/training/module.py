@@ -22,7 +22,7 @@ from agvae.training.losses import (
     msssim,
     psnr,
 )
-from agvae.training.metrics import RDCurve
+from agvae.training.metrics import Measured, RDCurve
 from agvae.training.optimization import build_optimizer, build_scheduler
 
 
@@ -162,23 +162,30 @@ class AGVAEModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.curve.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[Measured]:
         """Add each image at each quality to the RD curve: the model's own rate, metrics on the 8-bit picture.
 
-        Without autocast, as the codec codes."""
+        Without autocast, as the codec codes. Returns what was measured at each quality, for callbacks."""
         x = self.pixels(batch.image)
+        pixels = x.shape[2] * x.shape[3]
+        measured = []
         for index, quality in enumerate(self.qualities):
             with torch.autocast(x.device.type, enabled=False):
                 out = self.model(x, quality)
-            bpp = out.bits / (x.shape[2] * x.shape[3])
-            decoded = (out.x_hat.float().clamp(0, 1) * 255).round() / 255
+            bpp = out.bits / pixels
+            decoded_8bit = (out.x_hat.float().clamp(0, 1) * 255).round()
+            decoded = decoded_8bit / 255
             defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
             similarity = ms_ssim(decoded, x) if defined else torch.full_like(bpp, torch.nan)
             loss = torch.full_like(bpp, torch.nan)
             if quality == int(quality) and (defined or self.distortion is not msssim):
                 s = int(quality)
                 loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
-            self.curve.update(index, bpp, psnr(mse(decoded, x)), similarity, loss)
+            db = psnr(mse(decoded, x))
+            self.curve.update(index, bpp, db, similarity, loss)
+            channel_bpp = -out.y_likelihoods.log2().sum((2, 3)) / pixels
+            measured.append(Measured(quality, bpp, db, similarity, channel_bpp, decoded_8bit.byte()))
+        return measured
 
     def on_validation_epoch_end(self) -> None:
         """Log the RD curve's points and val/loss, the mean of the training loss over images and levels."""
