@@ -8,6 +8,7 @@ as JSON; an error is one line on standard error, status 2 for wrong usage and 1 
 import argparse
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from agvae.codec import Codec
     from agvae.evaluation import Curve
     from agvae.evaluation.classical import ClassicalCodec, Coded
-    from agvae.evaluation.latents import CodedLatent
     from agvae.models.agvae import Parameters
-    from agvae.reporting.paper_figures import Decoded, Histogram, LatentRow
+    from agvae.reporting.latents import CodedLatent
+    from agvae.reporting.paper_figures import Box, Decoded, Histogram, LatentRow
 
 _OURS = {"mse": "AG-VAE [MSE]", "msssim": "AG-VAE [MS-SSIM]"}
+
+
+PAPER_LEVELS = 6
 
 
 class Target(NamedTuple):
@@ -42,8 +46,8 @@ class Target(NamedTuple):
     bpp: float
 
 
-_PAPER_TARGETS = (Target("kodim24", 0.230), Target("kodim13", 0.449))
-_PAPER_BOXES = {
+PAPER_TARGETS = (Target("kodim24", 0.230), Target("kodim13", 0.449))
+PAPER_BOXES = {
     "kodim24": ((392, 222, 120, 120), (208, 168, 120, 120)),
     "kodim13": ((392, 22, 120, 120), (496, 384, 120, 120)),
 }
@@ -76,7 +80,7 @@ def figure2(options: argparse.Namespace) -> None:
 
     The asymmetric model's symmetric counterpart on the same latent is, element by element, the Gaussian of the same
     mean and variance. With --symmetric a second model, trained so, is shown on its own latent at equal PSNR."""
-    from agvae.evaluation.latents import bits, gaussian_of
+    from agvae.reporting.latents import bits, gaussian_of
     from agvae.reporting.paper_figures import latent_figure
 
     codec = _codec(options.model, options.device)
@@ -112,33 +116,33 @@ def figure2(options: argparse.Namespace) -> None:
 def figures3_6(options: argparse.Namespace) -> None:
     """Pictures beside each other at one rate: original, AG-VAE [MS-SSIM], AG-VAE [MSE], and other codecs.
 
-    The codecs come as near to the target rate as their own steps allow; AG-VAE takes the rate of the first of them, of
-    which it uses 99 to 100 %."""
-    from agvae.reporting.paper_figures import Box, comparison_figure
+    The codecs take the target rate, or as much of it as their steps allow; AG-VAE takes 99 to 100 % of the first one's.
+    A codec that is not installed is named and left out."""
+    from agvae.reporting.paper_figures import comparison_figure
 
     given = {"msssim": options.msssim, "mse": options.mse}
     if not any(given.values()):
         raise ConfigError("--mse or --msssim must name a model")
-    others = _others(options.codecs)
+    others = _others(options.codecs, dict(options.programs))
     models = {loss: _codec(name, options.device) for loss, name in given.items() if name}
     for loss, codec in models.items():
         if codec.levels == 1:
             raise DataError(f"{given[loss]}: a fixed-rate model, whose rate cannot be adapted to another codec's")
-    for picture, bpp in options.target or _PAPER_TARGETS:
-        image = _load(options.images, picture)
+    targets = options.target or PAPER_TARGETS
+    images = {picture: _load(options.images, picture) for picture, _ in targets}
+    # Before any codec runs: some take minutes.
+    boxes = {picture: _boxes(options.box, picture, image) for picture, image in images.items()}
+    for picture, bpp in targets:
+        image = images[picture]
         coded = [(codec.name, _at_rate(codec, image, bpp, picture)) for codec in others]
         rate = coded[0][1].bpp if coded else bpp
         ours = [(_OURS[loss], _ours_at_rate(codec, image, rate, picture)) for loss, codec in models.items()]
         results = [Result.of(name, image, decoded) for name, decoded in (*ours, *coded)]
-        boxes = [Box(*box) for box in options.box or _PAPER_BOXES.get(picture) or _detailed(image)]
-        for box in boxes:
-            if box.x + box.width > image.shape[1] or box.y + box.height > image.shape[0]:
-                raise ConfigError(
-                    f"--box {','.join(map(str, box))} is not within {picture}, {image.shape[1]}×{image.shape[0]}"
-                )
         stem = f"figure3-6_{picture}_{bpp:.3f}bpp"
-        title = f"{picture} at {rate:.3f} bpp"
-        _save(comparison_figure(image, [result.decoded() for result in results], boxes, title), options, stem)
+        drawing = comparison_figure(
+            image, [result.decoded() for result in results], boxes[picture], f"{picture} at {rate:.3f} bpp"
+        )
+        _save(drawing, options, stem)
         _write_json({"picture": picture, "target_bpp": bpp, "codecs": [r.numbers() for r in results]}, options, stem)
         header = (picture, "bpp", "PSNR, dB", "MS-SSIM")
         print(_table(header, [(r.name, f"{r.bpp:.4f}", f"{r.psnr:.2f}", f"{r.ms_ssim:.4f}") for r in results]))
@@ -150,7 +154,7 @@ def equations(options: argparse.Namespace) -> None:
 
     codec = _codec(options.model, options.device)
     width, height = options.size
-    levels = options.levels or max(codec.levels, 2)
+    levels = options.levels or (codec.levels if codec.levels > 1 else PAPER_LEVELS)
     rows, numbers = [], {}
     for name in ("cvr", "hcvr"):
         config = {**codec.config, "gain": {"name": name, "levels": levels}}
@@ -238,27 +242,27 @@ class LatentView:
     def at(cls, codec: "Codec", image: np.ndarray, picture: str, **target: float) -> "LatentView":
         """At a target of `Codec.compress`; raises DataError if the model cannot meet it."""
         from agvae.codec.bitstream import unpack
-        from agvae.evaluation.latents import coded_latent
         from agvae.metrics import psnr
         from agvae.quality import quality_from_fixed
+        from agvae.reporting.latents import coded_latent
 
         latent = codec.analyze(image)
         data = _compressed(codec, latent, picture, **target)
-        coded = coded_latent(codec, latent, quality_from_fixed(unpack(data)[0].quality))
+        coded = coded_latent(codec.model, latent.y, quality_from_fixed(unpack(data)[0].quality))
         bpp = 8 * len(data) / (image.shape[0] * image.shape[1])
         return cls(codec, picture, bpp, psnr(image, codec.decompress(data)), coded)
 
     @property
     def channel(self) -> int:
         """The index of the channel."""
-        return int(self.coded.y_bits.sum((1, 2)).argmax())
+        return int(self.coded.y_bits[0].sum((1, 2)).argmax())
 
     def of_channel(self, values: "Tensor") -> "Tensor":
-        """Flat, the channel's elements of (M, H/16, W/16)."""
-        return values[self.channel].flatten()
+        """Flat, on the CPU, the channel's elements of (1, M, H/16, W/16)."""
+        return values[0, self.channel].flatten().cpu()
 
     def entry(self, model: str, y_bits: "Tensor") -> dict[str, Any]:
-        """What the table says of it, with bits (M, H/16, W/16)."""
+        """What the table says of it, with the bits (1, M, H/16, W/16)."""
         return {
             "model": model,
             "channel": self.channel,
@@ -269,7 +273,7 @@ class LatentView:
         }
 
     def row(self, models: Sequence[tuple[str, "Parameters", str, float]]) -> "LatentRow":
-        """Figure 2's row, with `models` (name, parameters (M, H/16, W/16), form, bits) over the histograms."""
+        """Figure 2's row, with `models` (name, parameters (1, M, H/16, W/16), form, bits) over the histograms."""
         from agvae.models.agvae import Parameters
         from agvae.reporting.paper_figures import LatentRow
 
@@ -292,8 +296,8 @@ class LatentView:
     def _histogram(self, label: str, values: "Tensor", models: Sequence[tuple[str, "Parameters", str]]) -> "Histogram":
         import torch
 
-        from agvae.evaluation.latents import expected_histogram
         from agvae.models.agvae import Parameters
+        from agvae.reporting.latents import expected_histogram
         from agvae.reporting.paper_figures import Histogram, ModelCurve
 
         x = torch.arange(values.min().floor().item() - 2, values.max().ceil().item() + 2, 1 / 8)
@@ -363,10 +367,24 @@ def _ours_at_rate(codec: "Codec", image: np.ndarray, bpp: float, picture: str) -
     return Coded(np.asarray(codec.decompress(data)), rate, quality)
 
 
-def _detailed(image: np.ndarray, count: int = 2, side: int = 120) -> list[tuple[int, int, int, int]]:
+def _boxes(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndarray) -> list["Box"]:
+    """What to show of a picture; raises ConfigError if it is more than can be told apart, or not within it."""
+    from agvae.reporting.paper_figures import BOX_COLOURS, Box
+
+    boxes = [Box(*box) for box in given or PAPER_BOXES.get(picture) or detailed_boxes(image)]
+    if len(boxes) > len(BOX_COLOURS):
+        raise ConfigError(f"--box is given {len(boxes)} times; a figure has room for {len(BOX_COLOURS)}")
+    height, width = image.shape[:2]
+    for box in boxes:
+        if box.x + box.width > width or box.y + box.height > height:
+            raise ConfigError(f"--box {','.join(map(str, box))} is not within {picture}, {width}×{height}")
+    return boxes
+
+
+def detailed_boxes(image: np.ndarray, count: int = 2, side: int = 120) -> list[tuple[int, int, int, int]]:
     """Boxes (x, y, side, side) of the parts of a picture where most happens: the largest deviation of brightness."""
     height, width = image.shape[:2]
-    side = min(side, height // 2, width // 2)
+    side = max(min(side, height // 2, width // 2), 1)
     grey = image.mean(axis=2)
     corners = [(x, y) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)]
     corners.sort(key=lambda corner: -grey[corner[1] : corner[1] + side, corner[0] : corner[0] + side].std())
@@ -393,12 +411,17 @@ def _codec(name: str, device: str) -> "Codec":
         raise DataError(str(error)) from error
 
 
-def _others(names: Sequence[str]) -> list["ClassicalCodec"]:
-    from agvae.evaluation import CLASSICAL_CODECS
+def _others(names: Sequence[str], programs: dict[str, str]) -> list["ClassicalCodec"]:
+    """The codecs that can be run; of each of the others a line says how to get it."""
+    from agvae.evaluation import MissingCodecError, classical_codec
 
-    if unknown := [name for name in names if name not in CLASSICAL_CODECS]:
-        raise ConfigError(f"--codecs: no codec is called {unknown[0]}; there are {', '.join(CLASSICAL_CODECS)}")
-    return [CLASSICAL_CODECS[name] for name in names]
+    codecs = []
+    for name in dict.fromkeys(names):
+        try:
+            codecs.append(classical_codec(name, programs))
+        except MissingCodecError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    return codecs
 
 
 def _compressed(codec: "Codec", image: Any, picture: str, **target: float) -> bytes:
@@ -505,7 +528,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME=BPP",
         help="a picture and the rate to compare at; may be given again (default: "
-        + ", ".join(f"{name}={bpp:.3f}" for name, bpp in _PAPER_TARGETS)
+        + ", ".join(f"{name}={bpp:.3f}" for name, bpp in PAPER_TARGETS)
         + ")",
     )
     command.add_argument(
@@ -514,6 +537,15 @@ def _parser() -> argparse.ArgumentParser:
         default=["vtm", "bpg"],
         metavar="CODEC",
         help="codecs beside it, as in evaluate.py; the first one's rate is AG-VAE's (default: vtm bpg)",
+    )
+    command.add_argument(
+        "--programs",
+        type=_program,
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="where external programs are that are not on PATH, by their names in conf/evaluate.yaml: bpgenc, bpgdec, "
+        "EncoderApp, …",
     )
     command.add_argument(
         "--box",
@@ -527,7 +559,9 @@ def _parser() -> argparse.ArgumentParser:
     command = add("equations", equations)
     add_model(command, model="the model")
     command.add_argument("--size", type=_size, default=(768, 512), metavar="WxH", help="picture (default: 768x512)")
-    command.add_argument("--levels", type=_count, metavar="N", help="gain vectors (default: the model's)")
+    command.add_argument(
+        "--levels", type=_count, metavar="N", help="gain vectors (default: the model's, 6 for a fixed-rate one)"
+    )
 
     command = add("rd", rd)
     command.add_argument(
@@ -562,6 +596,12 @@ def _box(text: str) -> tuple[int, ...]:
         return len(box) == 4 and min(box) >= 0 and min(box[2:]) > 0
 
     return _parsed(text, lambda t: tuple(map(int, t.split(","))), good, "a box, X,Y,W,H in pixels")
+
+
+def _program(text: str) -> tuple[str, ...]:
+    return _parsed(
+        text, lambda t: tuple(t.split("=", 1)), lambda v: len(v) == 2 and all(v), "a name and a path, NAME=PATH"
+    )
 
 
 def _target(text: str) -> Target:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _BARS, _BAR_EDGES = "#d7dce2", "#b4bcc6"
 _ASYMMETRIC, _SYMMETRIC = "#d6261d", "#0072b2"
 _LEFT, _RIGHT = "#7a2fb5", "#e69f00"
-_BOXES = ("#ffd400", "#ff3fa4", "#00d5ff", "#7dff3a")
+BOX_COLOURS = ("#ffd400", "#ff3fa4", "#00d5ff", "#7dff3a")
 
 
 class ModelCurve(NamedTuple):
@@ -140,12 +140,12 @@ def comparison_figure(original: np.ndarray, decoded: Sequence[Decoded], boxes: S
     whole = place(original, margin, heading, large, tall)
     whole.spines[:].set_visible(False)
     figure.text(margin / width, 1 - 0.1 / height, title, va="top", color=_INK, fontsize=12, fontweight="bold")
-    for box, color in zip(boxes, _BOXES, strict=False):
+    for box, color in zip(boxes, BOX_COLOURS, strict=False):
         corner = (box.x - 0.5, box.y - 0.5)
         whole.add_patch(Rectangle(corner, box.width, box.height, fill=False, edgecolor=color, linewidth=1.8))
     for column, (name, image, lines) in enumerate(columns):
         left, top = margin + large + gap + column * (side + gap), heading
-        for box, tall_box, color in zip(boxes, heights, _BOXES, strict=False):
+        for box, tall_box, color in zip(boxes, heights, BOX_COLOURS, strict=False):
             axes = place(box.of(image), left, top, side, tall_box)
             axes.spines[:].set(color=color, linewidth=1.8)
             top += tall_box + gap
