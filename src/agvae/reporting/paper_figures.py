@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from agvae.reporting.figures import _INK, _dress, _figure
+from agvae.reporting.figures import _INK, _dress, _figure, _plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,6 +89,8 @@ def _draw_variances(axes, left: np.ndarray, right: np.ndarray | None) -> None:
         axes.hist(variance, histtype="stepfilled", alpha=0.16, **style)
         axes.hist(variance, histtype="step", linewidth=1.7, label=label, **style)
     axes.set_xscale("log")
+    if edges[-1] < 300 * edges[0]:
+        _plain_log_ticks(axes.xaxis)
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     _dress(axes, "", "variance", "share of elements")
     axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=_INK)
