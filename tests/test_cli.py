@@ -17,7 +17,10 @@ from PIL import Image, ImageCms
 from agvae import cli, files
 from agvae.codec import Codec, bitstream, model_file
 
-HEAVY = ["compressai", "hydra", "lightning", "matplotlib", "pandas", "torch_geometric", "torchvision", "wandb"]
+HEAVY = [
+    *("compressai", "hydra", "lightning", "matplotlib", "pandas", "sympy"),
+    *("torch._dynamo", "torch_geometric", "torchvision", "wandb"),
+]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 

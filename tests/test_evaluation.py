@@ -18,6 +18,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from agvae import engine, evaluation
 from agvae.errors import ConfigError, DataError
 from agvae.evaluation import CLASSICAL_CODECS, METRICS, Curve, ModelCodec, bd_rate, bd_rates, evaluate_codecs
+from agvae.evaluation.external import BPGCodec, VTMCodec, VVenCCodec
 from agvae.evaluation.runner import COLUMNS
 from agvae.reporting.figures import rd_figure
 
@@ -289,6 +290,44 @@ def test_on_kodak_the_published_curves_are_anchors(configure, fake_model):
     assert rates["qarv-mse"]["ms-ssim-rgb"]["reason"]
 
 
+def test_published_curves_stand_in_for_missing_programs_on_kodak(configure, fake_model, tmp_path, monkeypatch, caplog):
+    drawn = []
+
+    def spy(curves, metric, published, title):
+        drawn.append({curve.name for curve in published})
+        return rd_figure(curves, metric, published, title)
+
+    monkeypatch.setattr("agvae.reporting.figures.rd_figure", spy)
+    monkeypatch.setattr("agvae.evaluation.reference._BACKGROUND", {"psnr-rgb": (), "ms-ssim-rgb": ("vtm",)})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    summary = engine.evaluate(configure("codecs=[bpg,vtm,vvenc]", "data.name=kodak"))
+    stand_ins = {name: missing["published"] for name, missing in summary["missing_codecs"].items()}
+    assert stand_ins == {"bpg": "bpg444", "vtm": "vtm", "vvenc": None}
+    assert drawn == [{"bpg444", "vtm"}] * 2
+    assert {summary["bd_rate"][name]["source"] for name in ("bpg444", "vtm")} == {"published"}
+    assert "bpg needs the program bpgenc: get libbpg" in caplog.text
+    assert "its published curve on Kodak, bpg444, stands in" in caplog.text
+    assert caplog.text.count("it is left out") == 1
+
+
+def test_elsewhere_missing_codecs_are_left_out_by_name(configure, fake_model, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    summary = engine.evaluate(configure("codecs=[jpeg,heic,bpg,vtm,vvenc]"))
+    assert set(summary["bd_rate"]) == {"jpeg"}
+    for name in ("heic", "bpg", "vtm", "vvenc"):
+        missing = summary["missing_codecs"][name]
+        assert missing["published"] is None
+        assert missing["reason"].startswith(f"{name} needs")
+    assert caplog.text.count("it is left out") == 4
+
+
+def test_the_configuration_names_every_codec_and_program(configure):
+    programs = [program for codec in (BPGCodec, VTMCodec, VVenCCodec) for program in codec.programs]
+    assert set(configure().programs) == {*programs, "vtm_config", "timeout"}
+    assert f"of {', '.join(evaluation.CODEC_NAMES)}; [] for" in (ROOT / "conf/evaluate.yaml").read_text()
+
+
 def test_a_missing_bd_rate_is_explained_once_for_all_anchors():
     falls = curve("falls", [0.1, 0.2], [31, 30])
     notes = evaluation.bd_rate_notes(bd_rates(falls, [PUBLISHED["jpeg"], PUBLISHED["webp"]]))
@@ -306,6 +345,7 @@ def test_bd_rates_compare_the_model_with_each_anchor():
     ("overrides", "error", "message"),
     [
         (["codecs=[jpeg,h264]"], ConfigError, "no codec is called h264; there are jpeg, webp, avif, jpeg2000"),
+        (["codecs=[bpg]", "programs.bpgenc=/nowhere"], ConfigError, r"programs\.bpgenc=/nowhere is no program"),
         (["codecs=[]", "qualities=[0,9]"], ConfigError, "quality 9 is outside"),
         (["qualities=[]"], ConfigError, "leaves nothing to evaluate"),
         (["qualities=fine"], ConfigError, "not a list of numbers"),

@@ -27,36 +27,43 @@ class TargetError(ValueError):
     """A target that this picture cannot have with this model; the message names the range that it can have."""
 
 
-def largest_within(code: Callable[[int], tuple[bytes, np.ndarray]], target: int, last: int, start: int) -> bytes:
+def largest_within(code: Callable[[int], tuple[bytes, np.ndarray]], target: int, last: int, guess: np.ndarray) -> bytes:
     """The file of at most `target` bytes, and at most 1 % less if the steps allow, that `code` gives for a quality.
 
-    `code` gives, beside the file of a quality, a guess at the logarithm of the size at evenly spaced qualities from 0
-    to `last`, the highest, right but for a factor. The first trial is at `start`; each gives the curve on which the
-    next quality is read off. Raises TargetError if the target is below the smallest or above the largest file."""
+    `guess` is a guess at the logarithm of the size at evenly spaced qualities from 0 to `last`, the highest. `code`
+    gives, beside the file of a quality, a better one, right but for a factor. The next trial is where the latest guess,
+    made to agree with the nearest sizes on either side, meets the target. Raises TargetError if the target is below the
+    smallest or above the largest file."""
     qualities = np.arange(last + 1)
+
+    def at_all(curve: np.ndarray) -> np.ndarray:
+        return np.interp(qualities, np.linspace(0, last, len(curve)), curve)
+
     aim = math.log(target * (1 - _AIM * RATE_SLACK))
+    predicted = at_all(guess)
     files: dict[int, bytes] = {}
     low, high = -1, last + 1  # a quality known to fit, and one known not to
-    quality, size_before, before = start, 0.0, None
-    while True:
+    while high - low > 1:
+        # Halved instead after so many trials: the curve is not to be trusted.
+        trusted = len(files) < _TRIALS
+        quality = low + 1 + int(np.abs(predicted[low + 1 : high] - aim).argmin()) if trusted else (low + high) // 2
         files[quality], curve = code(quality)
         size = len(files[quality])
         if (1 - RATE_SLACK) * target <= size <= target:
             return files[quality]
         low, high = (quality, high) if size <= target else (low, quality)
-        if high - low == 1:
-            break
-        log_size = math.log(size)
-        predicted = np.interp(qualities, np.linspace(0, last, len(curve)), curve)
-        predicted += log_size - predicted[quality]
-        # Sizes have small dents: two trials close to each other say nothing about the slope.
-        if before is not None and abs(quality - before) > last // 50:
-            slope = (size_before - predicted[before]) / (before - quality)
-            predicted += slope * (qualities - quality)
-        size_before, before = log_size, quality
-        quality = low + 1 + int(np.abs(predicted[low + 1 : high] - aim).argmin())
-        if len(files) >= _TRIALS:
-            quality = (low + high) // 2
+        predicted = at_all(curve)
+        # Two sizes make a slope: those on either side of the target, or, as long as all are on one side, the last one
+        # and one far enough from it, for sizes have small dents.
+        pair = [q for q in (low, high) if q in files]
+        if len(pair) == 1:
+            pair += [q for q in files if abs(q - quality) > last // 50][-1:]
+        error = [math.log(len(files[q])) - predicted[q] for q in pair]
+        predicted += (
+            error[0]
+            if len(pair) == 1
+            else error[0] + (qualities - pair[0]) * ((error[1] - error[0]) / (pair[1] - pair[0]))
+        )
     if low < 0 or high > last:
         smallest, largest = (len(files[q] if q in files else code(q)[0]) for q in (0, last))
         raise TargetError(f"{target} bytes is out of range: this picture takes {smallest} to {largest} bytes")

@@ -35,7 +35,11 @@ class Tile(NamedTuple):
 
 
 def tiles(height: int, width: int, side: int, halo: int) -> list[Tile]:
-    """Tiles of at most `side`² units that cover a map of height × width units, in raster order."""
+    """Tiles of at most `side`² units that cover a map of height × width units, in raster order.
+
+    It is one tile where that takes no more than a tile with its halos."""
+    if height * width <= (side + 2 * halo) ** 2:
+        side = max(height, width)
     return [
         Tile(
             top,
@@ -56,7 +60,8 @@ def tile_side(bytes_per_unit: float, halo: int, device: torch.device) -> int:
     """Side of a tile, in units, whose run takes the memory there is for it, but at least as wide as its halos."""
     workspace = CPU_WORKSPACE
     if device.type == "cuda":
-        workspace = torch.cuda.mem_get_info(device)[0] // 2
+        # Kernels there take some four times as much: their normalisations are not done in place.
+        workspace = torch.cuda.mem_get_info(device)[0] // 8
     return max(2 * halo, int((workspace / bytes_per_unit) ** 0.5) - 2 * halo, 4)
 
 

@@ -154,14 +154,18 @@ _CODECS = (
         "JPEG2000",
         {"irreversible": True, "mct": 1},
     ),
-    # tune=psnr takes 3 % fewer bits at equal PSNR and 10 % more at equal MS-SSIM.
+    # Left alone, or given an offset of 0, x265 adds 6 to the QP of 4:4:4 chroma, which costs 10 % more bits at equal
+    # PSNR and 14 % at equal MS-SSIM; hence -1.
     PillowCodec(
         "heic",
-        "HEIC, x265 through pillow-heif: 4:4:4, 8 bit, preset slow, tune=ssim",
+        "HEIC, x265 through pillow-heif: 4:4:4, 8 bit, preset slow, tune=ssim, chroma QP offset -1",
         (0, 5, 10, 15, 20, 30, 40, 50, 60, 70),
         range(100),
         "HEIF",
-        {"chroma": 444, "enc_params": {"preset": "slow", "tune": "ssim"}},
+        {
+            "chroma": 444,
+            "enc_params": {"preset": "slow", "tune": "ssim", "x265:cbqpoffs": "-1", "x265:crqpoffs": "-1"},
+        },
         _load_heif,
     ),
     # Effort 8 takes 1.8 % fewer bits than the encoder's own 7 at equal PSNR, for twice the time; 9 gives no more.

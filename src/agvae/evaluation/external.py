@@ -128,22 +128,24 @@ class _RawVideoCodec(ExternalCodec):
 
     def _encode(self, image: Image.Image, qp: int, folder: Path) -> bytes:
         source, coded = folder / "source.yuv", folder / "coded.bin"
+        if max(image.size) >= 2**16:
+            raise CodecError(f"{self.name}: {image.width} × {image.height} pixels are more than it takes")
         planes = self._planes(rgb_to_ycbcr(np.asarray(image), _BITS))
         source.write_bytes(b"".join(plane.astype("<u2").tobytes() for plane in planes))
         height, width = planes[0].shape
-        bitstream = self._run_encoder(source, coded, width, height, qp)
-        return _SIZE.pack(image.width, image.height) + bitstream
+        return _SIZE.pack(*image.size) + self._run_encoder(source, coded, width, height, qp)
 
     def _decode(self, data: bytes, folder: Path) -> Image.Image:
         coded, decoded = folder / "coded.bin", folder / "decoded.yuv"
         width, height = _SIZE.unpack_from(data)
         coded.write_bytes(data[_SIZE.size :])
-        samples = np.frombuffer(self._run_decoder(coded, decoded), "<u2")
+        raw = self._run_decoder(coded, decoded)
         shapes = self._shapes(width, height)
         ends = np.cumsum([rows * columns for rows, columns in shapes])
-        if samples.size != ends[-1]:
-            raise CodecError(f"{self.name}: the decoder wrote {samples.size} samples, and {ends[-1]} are expected")
-        planes = [part.reshape(shape) for part, shape in zip(np.split(samples, ends[:-1]), shapes, strict=True)]
+        if len(raw) != 2 * ends[-1]:
+            raise CodecError(f"{self.name}: the decoder wrote {len(raw)} bytes, and {2 * ends[-1]} are expected")
+        parts = np.split(np.frombuffer(raw, "<u2"), ends[:-1])
+        planes = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
         return Image.fromarray(ycbcr_to_rgb(self._joined(planes)[:height, :width], _BITS))
 
     def _planes(self, ycbcr: np.ndarray) -> tuple[np.ndarray, ...]:
