@@ -1,16 +1,21 @@
 """Train AG-VAE: `python train.py [group=option] [key=value] …`; conf/train.yaml lists what there is to choose."""
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-import agvae.training.runs  # noqa: F401  makes ${run_directory:…} known to the configuration
 from agvae.engine import train
 from agvae.errors import exit_on_error, run_hydra
+from agvae.training import runs  # also makes ${run_directory:…} known to the configuration
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    exit_on_error(train, cfg)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        runs.run_job(__file__, HydraConfig.get())
+    else:
+        exit_on_error(train, cfg)
 
 
 if __name__ == "__main__":

@@ -393,10 +393,8 @@ def main():
                 list(pool.map(lambda environment: run(part, folder, environment), environments(options.quick)))  # noqa: B023
         report(folder, names)
     print(f"CUDA: {'run' if torch.cuda.is_available() else 'not run, no device'}.", end=" ")
-    print(
-        f"{COUNT} pictures of {options.size}, {QUALITIES} qualities, {4 * len(environments(options.quick))} circumstances,",
-        end=" ",
-    )
+    circumstances = 4 * len(environments(options.quick))
+    print(f"{COUNT} pictures of {options.size}, {QUALITIES} qualities, {circumstances} circumstances,", end=" ")
     print(f"{(time.perf_counter() - begin) / 60:.1f} minutes; torch {torch.__version__}.")
 
 

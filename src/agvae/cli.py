@@ -169,6 +169,25 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("output", type=Path, metavar="OUT.safetensors")
     export.add_argument("--half", action="store_true", help="store the weights as float16: half the size")
     export.set_defaults(command=_export)
+
+    report = add(
+        "report",
+        "make one HTML page of training runs and evaluations",
+        "FOLDER... [-o OUT.html]",
+        "outputs",
+        "multirun/train/2026-01-31_12-00-00 outputs/evaluate -o ablation.html",
+    )
+    report.add_argument(
+        "paths",
+        nargs="+",
+        metavar="FOLDER",
+        help="runs of train.py and evaluate.py, or folders that hold some, at any depth",
+    )
+    report.add_argument(
+        "-o", "--output", metavar="OUT.html", default="report.html", help="the page (default: report.html)"
+    )
+    report.add_argument("--title", metavar="TEXT", help="its heading (default: the folders)")
+    report.set_defaults(command=_report_runs)
     return parser
 
 
@@ -569,6 +588,22 @@ def _export(options: argparse.Namespace) -> None:
     model.save(options.output)
     size = options.output.stat().st_size
     _print(f"{options.output}: {size / 1e6:.1f} MB, of it {model.tables.nbytes / 1e6:.2f} MB coding tables")
+
+
+def _report_runs(options: argparse.Namespace) -> None:
+    job = Job("", options.output)
+    _check_folder(job)
+    from agvae.reporting.compare import compare
+    from agvae.reporting.html import render
+    from agvae.reporting.runs import read_runs
+
+    comparison = compare(read_runs(options.paths))
+    page = render(comparison, options.title or f"AG-VAE runs in {', '.join(options.paths)}")
+    _write(job.output, page.encode())
+    for note in comparison.notes:
+        print(f"agvae: note: {_one_line(note)}", file=sys.stderr)
+    words = f"{job.target}: {len(comparison.training)} training runs, {len(comparison.panels)} sets of images"
+    print(words, file=sys.stderr if job.output == STANDARD else sys.stdout)
 
 
 if __name__ == "__main__":

@@ -192,8 +192,11 @@ def train(cfg: DictConfig) -> Any:
         trainer = Trainer(**config["trainer"], default_root_dir=run_dir, callbacks=callbacks, logger=loggers)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    record = {**config, "environment": environment()}
+    if trainer.is_global_zero:
+        OmegaConf.save(record, run_dir / runs.CONFIG)
     for logger in trainer.loggers:
-        logger.log_hyperparams({**config, "environment": environment()})
+        logger.log_hyperparams(record)
 
     batch = config["data"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
     say(f"run:        {run_dir}" + (f", from step {checkpoint['global_step']}" if checkpoint else ""))

@@ -14,6 +14,10 @@ class DataError(ValueError):
     """Input that cannot be used; the message names it. Ends a command with status 1."""
 
 
+class JobError(Exception):
+    """A run of several has failed, and has said why itself. Ends a command with status 1, after the other runs."""
+
+
 def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
     """Call `function`; its `ConfigError` ends the process with status 2, its `DataError` with 1, in one line."""
     try:
@@ -24,7 +28,8 @@ def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def run_hydra(main: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; an override that does not fit the configuration ends it with status 2, in one line."""
+    """Run a Hydra entry point; an override that does not fit the configuration ends it with status 2, in one line, and
+    a failed run of several with status 1."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -35,3 +40,6 @@ def run_hydra(main: Callable[[], Any]) -> None:
         lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
         print(f"error: {' '.join(line for line in lines if line)}", file=sys.stderr)
         sys.exit(2)
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,4 +1,7 @@
-"""Figures: rate-distortion plots, gain vectors, where the bits go, decoded pictures. Matplotlib is imported when one is drawn, and no display is needed."""
+"""Figures: rate-distortion plots, gain vectors, where the bits go, decoded pictures.
+
+Matplotlib is imported when one is drawn, and no display is needed.
+"""
 
 from __future__ import annotations
 
@@ -175,7 +178,7 @@ def _dress(axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def _plain_log_ticks(axis) -> None:
-    """Ticks for a logarithmic axis of few decades 1, 2 and 5 of each, written as plain numbers."""
+    """Ticks for a logarithmic axis of few decades: 1, 2 and 5 of each, written as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

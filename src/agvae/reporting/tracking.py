@@ -96,7 +96,7 @@ class Tracking(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _has_kodak(trainer) and not _has_whole_kodak(trainer):
+        if _has_kodak(trainer) and _is_cropped(trainer):
             rank_zero_warn("for BD-rates against BPG and VTM, validate on Kodak's whole pictures: data.val_crop=null")
         for logger in _of(trainer, WandbLogger):
             with self.forgiving:
@@ -126,7 +126,7 @@ class Tracking(Callback):
             if batch_idx < self.pictures:
                 chosen = [measured for measured in outputs if measured.quality in self.qualities]
                 decoded = [_hwc(_centre(measured.decoded)) for measured in chosen]
-                labels = [f"quality {m.quality:g}: {m.bpp.item():.3f} bpp, {m.psnr.item():.2f} dB" for m in chosen]
+                labels = [f"q {m.quality:g}: {m.bpp.item():.3f} bpp, {m.psnr.item():.2f} dB" for m in chosen]
                 self.gathered.panel.append((name, _hwc(_centre(batch.image)), decoded, labels))
             if batch_idx == 0:
                 self.gathered.example = _centre(batch.image)
@@ -297,9 +297,12 @@ def _has_kodak(trainer: Trainer) -> bool:
 
 def _has_whole_kodak(trainer: Trainer) -> bool:
     """Whether validation runs over what the published curves are means of."""
+    return _has_kodak(trainer) and not _is_cropped(trainer) and sum(trainer.num_val_batches) == KODAK_IMAGES
+
+
+def _is_cropped(trainer: Trainer) -> bool:
     crop = trainer.datamodule.config.val_crop
-    whole = crop is None or crop >= _KODAK_SIDE
-    return whole and sum(trainer.num_val_batches) == KODAK_IMAGES and _has_kodak(trainer)
+    return crop is not None and crop < _KODAK_SIDE
 
 
 def _title(trainer: Trainer) -> str:

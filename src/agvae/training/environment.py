@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 
-def environment() -> dict[str, str | None | dict[str, str]]:
+def environment() -> dict[str, str | dict[str, str] | None]:
     """`git`: the commit of this package's code (with "-dirty" if it was changed since), None outside a repository;
     `python`: its version; `packages`: the versions of agvae and of the packages that it requires."""
     return {"git": git_revision(PACKAGE), "python": platform.python_version(), "packages": package_versions()}

@@ -112,11 +112,13 @@ def logged_in() -> bool:
     """Whether a key for the W&B host is in the environment or in the netrc file, where `wandb login` writes it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(_address()).hostname
+    hosts = [urlparse(_address()).hostname]
+    if not os.environ.get("WANDB_BASE_URL"):
+        hosts.append("api.wandb.ai")  # where W&B's own service was, and logins of the time are for
     candidates = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
     for path in (Path(name).expanduser() for name in candidates if name):
         try:
-            if path.is_file() and netrc.netrc(path).authenticators(host):
+            if path.is_file() and any(netrc.netrc(path).authenticators(host) for host in hosts):
                 return True
         except (OSError, netrc.NetrcParseError):
             continue
@@ -137,4 +139,6 @@ def reachable() -> bool:
 
 
 def _address() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
