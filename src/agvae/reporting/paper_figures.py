@@ -60,7 +60,7 @@ def latent_figure(rows: Sequence[LatentRow]) -> Figure:
 def _draw_histogram(axes, histogram: Histogram) -> None:
     values = np.round(histogram.values)
     # The rare values far out would leave no room for the others.
-    low, high = np.quantile(values, (0.002, 0.998))
+    low, high = np.quantile(values, (0.01, 0.99))
     bins, counts = np.unique(values, return_counts=True)
     shares = counts / counts.sum()
     bars = axes.bar(bins, shares, width=1, color=_BARS, edgecolor=_BAR_EDGES, linewidth=0.5, label="this picture")
