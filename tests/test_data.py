@@ -205,7 +205,7 @@ def compose_data(name: str) -> dict:
 
 def test_presets_hold_every_key_and_folder_holds_the_defaults():
     presets = {path.stem: compose_data(path.stem) for path in (CONF / "data").glob("*.yaml")}
-    assert set(presets) == {"sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick"}
+    assert set(presets) == {"sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick", "shards"}
     for name, keys in presets.items():
         assert keys["layout"] == name
         root = {} if name == "sample" else {"root": "somewhere"}

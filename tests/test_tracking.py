@@ -23,7 +23,7 @@ from agvae.engine import train
 from agvae.errors import ConfigError
 from agvae.evaluation import published_curves
 from agvae.reporting import dashboard, tracking
-from agvae.reporting.latents import entropy_parameters
+from agvae.reporting.latents import coded_latent
 from agvae.training import environment, loggers
 from agvae.training.metrics import RDCurve
 
@@ -389,12 +389,12 @@ def test_a_panel_at_a_quality_that_is_not_validated_at_is_refused(tmp_path, phot
         run(tmp_path, photos, "logger=csv", "trainer.max_steps=1", "callbacks.tracking.qualities=[0.25]")
 
 
-def test_entropy_parameters_are_those_that_the_model_codes_with(tiny_model, photo):
+def test_the_coded_latent_is_what_the_model_codes(tiny_model, photo):
     x = torch.from_numpy(np.array(photo)[:128, :128]).permute(2, 0, 1)[None] / 255
-    symbols, parameters = entropy_parameters(tiny_model, x, 1.5)
     with torch.no_grad():
-        expected = tiny_model(x, 1.5).y_likelihoods
-    torch.testing.assert_close(tiny_model.likelihood(symbols + parameters.mu, parameters), expected)
+        coded, expected = coded_latent(tiny_model, tiny_model.g_a(x), 1.5), tiny_model(x, 1.5)
+    torch.testing.assert_close(coded.y_bits, -expected.y_likelihoods.log2())
+    torch.testing.assert_close(coded.z_bits, -expected.z_likelihoods.log2())
 
 
 def test_the_revision_is_that_of_the_code_or_none(tmp_path):

@@ -170,6 +170,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--half", action="store_true", help="store the weights as float16: half the size")
     export.set_defaults(command=_export)
 
+    shard = add(
+        "shard",
+        "turn a folder of pictures into tar files with an index, for training with data=shards",
+        None,
+        "photos/ shards/",
+        "photos/ shards/ --size 1000",
+    )
+    shard.add_argument("folder", type=Path, metavar="FOLDER", help="searched in depth; files are copied as they are")
+    shard.add_argument("output", type=Path, metavar="OUT", help="a new or empty folder")
+    shard.add_argument("--size", type=_count, metavar="MB", default=256, help="of a tar file, in MB (default: 256)")
+    shard.set_defaults(command=_shard)
+
     report = add(
         "report",
         "make one HTML page of training runs and evaluations",
@@ -588,6 +600,15 @@ def _export(options: argparse.Namespace) -> None:
     model.save(options.output)
     size = options.output.stat().st_size
     _print(f"{options.output}: {size / 1e6:.1f} MB, of it {model.tables.nbytes / 1e6:.2f} MB coding tables")
+
+
+def _shard(options: argparse.Namespace) -> None:
+    from agvae.data.shards import summary, write_shards
+
+    index, headers = write_shards(options.folder, options.output, options.size * 10**6)
+    for reason in headers.unreadable:
+        print(f"agvae: note: left out: {_one_line(reason)}", file=sys.stderr)
+    _print(f"{options.output}: {summary(index)}; train with data=shards data.root={options.output}")
 
 
 def _report_runs(options: argparse.Namespace) -> None:

@@ -150,7 +150,7 @@ def train(cfg: DictConfig) -> Any:
 
     from agvae.data import ImageDataModule
     from agvae.files import remove_asides
-    from agvae.training import acceleration, runs
+    from agvae.training import acceleration, launch, runs
     from agvae.training.callbacks import EMA, Compile
     from agvae.training.checkpoints import AtomicCheckpointIO
     from agvae.training.environment import environment
@@ -158,7 +158,7 @@ def train(cfg: DictConfig) -> Any:
     from agvae.training.losses import MS_SSIM_SMALLEST_SIDE
     from agvae.training.module import AGVAEModule
 
-    _quiet()
+    launch.quiet()
     say = rank_zero_only(print)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     run_dir = Path(cfg.run_dir)
@@ -173,6 +173,7 @@ def train(cfg: DictConfig) -> Any:
                 f"loss=msssim compares pictures at five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} "
                 f"pixels, and data.{key}={side}: set data.{key}=192 or more"
             )
+    launch.check_sharding(cfg.trainer.strategy, cfg.trainer.precision, cfg.ema.decay)
     ckpt_path, checkpoint = runs.load_checkpoint(cfg.ckpt_path, run_dir)
     if checkpoint:
         runs.check_resumable(checkpoint, config["model"], cfg.trainer.max_steps)
@@ -190,7 +191,8 @@ def train(cfg: DictConfig) -> Any:
         config["trainer"]["val_check_interval"] = steps  # so that a short run ends with an RD curve too
     averaging = [EMA(cfg.ema.decay)] if cfg.ema.decay is not None else []
     compiling = [Compile()] if cfg.compile else []
-    callbacks = averaging + compiling + [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    callbacks = [launch.Quiet(), *averaging, *compiling]
+    callbacks += [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     loggers = [never_fails(instantiate(logger)) for logger in cfg.logger.values() if logger]
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = checkpoint.get("precision") or _choose_precision(config)
@@ -214,16 +216,17 @@ def train(cfg: DictConfig) -> Any:
     for logger in trainer.loggers:
         logger.log_hyperparams(record)
 
-    batch = config["data"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
     say(f"run:        {run_dir}" + (f", from step {checkpoint['global_step']}" if checkpoint else ""))
     say(f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}")
     say(f"levels:     {module.model.levels}, λ = {', '.join(f'{value:.4g}' for value in module.lambdas)}")
     say(f"data:       {len(data.patches)} images to train on, {len(data.pictures)} to validate on")
-    say(f"batch:      {batch} patches a step on {trainer.world_size} device{'s' * (trainer.world_size > 1)}")
+    say(f"batch:      {_batch(trainer, config['data']['batch_size'])}")
+    say(f"rate:       {config['optimizer']['lr']:g}, {config['scheduler']['name']}, on any number of devices")
     say(f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}")
     del checkpoint
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        with launch.launched(trainer, run_dir / runs.LAST):
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     finally:
         folder = run_dir / runs.CHECKPOINTS
         kept = sorted(path.name for path in folder.glob("*.ckpt"))
@@ -253,21 +256,16 @@ def _choose_precision(config: dict[str, Any]) -> str:
     return acceleration.choose_precision(accelerator, config["model"])
 
 
-def _quiet() -> None:
-    """Silence what Lightning says about itself and about choices that are ours, so that what it says can be heard."""
-    import warnings
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # patches come from memory
-        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
-        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
-        ".*sync_dist=True.*",  # the RD curve is gathered over ranks before it is logged
-        ".*smaller than the logging interval.*",  # steps are counted over the ends of epochs
-        ".*litlogger.*",
-    ):
-        warnings.filterwarnings("ignore", message)
+def _batch(trainer: Any, batch_size: int) -> str:
+    """Patches of an optimiser step, and how they come together."""
+    parts = [f"{batch_size} on each of {trainer.world_size} device{'s' * (trainer.world_size > 1)}"]
+    if trainer.num_nodes > 1:
+        parts.append(f"{trainer.num_nodes} nodes")
+    if trainer.accumulate_grad_batches > 1:
+        parts.append(f"{trainer.accumulate_grad_batches} batches accumulated")
+    step = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    whole = f", {step * trainer.max_steps:,} in {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
+    return f"{step} patches a step ({', '.join(parts)}){whole}"
 
 
 def _model_name(config: dict[str, Any]) -> str:

@@ -133,13 +133,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _opaque(_plain(_upright(image), depth)).convert("RGB")
 
 
-def load_rgb(path: str | Path) -> np.ndarray:
+def load_rgb(path: str | Path, file: BinaryIO | None = None) -> np.ndarray:
     """Decode an image file (the first picture, if it holds several) to a uint8 array (H, W, 3).
 
-    Raises ImageError, which names the file, whatever the reason why it cannot be read.
+    Its bytes are those of `file`, where that is given. Raises ImageError, which names `path`, whatever the reason why
+    it cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file or path) as image:
             return np.array(to_rgb(image))
     except Exception as error:
         raise ImageError(f"{path}: {_reason(error)}") from error

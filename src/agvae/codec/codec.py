@@ -72,6 +72,11 @@ class Codec:
         """The codec of a training checkpoint, as it would be after export. Raises ModelError."""
         return cls(model_file.from_checkpoint(path), Path(path).stem, device)
 
+    @property
+    def model(self) -> AGVAE:
+        """The model as it codes: in exact arithmetic, in evaluation mode."""
+        return self._model
+
     @torch.inference_mode()
     def analyze(self, image: Image.Image | np.ndarray | Tensor | Picture, progress: Progress | None = None) -> Latent:
         """Run g_a once, for any number of calls of `compress` and `estimate`.

@@ -10,7 +10,7 @@ from agvae.errors import ConfigError
 STRIDE = 64
 """Height and width of what the model takes are multiples of this."""
 
-Layout = Literal["sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick"]
+Layout = Literal["sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick", "shards"]
 
 Cache = Literal["device", "memory", "disk", "none"]
 
@@ -37,6 +37,7 @@ class DataConfig:
     cache_gib: float = 4.0
     cache_dir: str | Path | None = None
     num_workers: int | None = None
+    shuffle_shards: int | None = 16
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "DataConfig":
@@ -45,7 +46,7 @@ class DataConfig:
         if unknown := sorted(set(config) - set(known)):
             raise ConfigError(f"data.{unknown[0]} does not exist; the keys of data are {', '.join(known)}")
         # no shell expands the ~ of data.root=~/photos
-        paths = {key: Path(config[key]).expanduser() for key in ("root", "val_root", "cache_dir") if config.get(key)}
+        paths = {key: _path(config[key]) for key in ("root", "val_root", "cache_dir") if config.get(key)}
         return cls(**{**config, **paths})
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class DataConfig:
             raise ConfigError(
                 "data.cache=device cuts patches on the device, without workers: leave data.num_workers out"
             )
+        if self.layout == "shards" and self.cache != "none":
+            raise ConfigError(f"data.cache={self.cache}: shards are read as they are needed, with data.cache=none")
         if not (_is_number(self.val_share) and 0 < self.val_share < 1):
             raise ConfigError(f"data.val_share={self.val_share} is not between 0 and 1")
         if not (_is_number(self.cache_gib) and self.cache_gib >= 0):
@@ -85,8 +88,13 @@ _LEAST = {
     "val_images": 1,
     "val_crop": STRIDE,
     "num_workers": 0,
+    "shuffle_shards": 1,
 }
-_MAY_BE_NULL = ("samples_per_epoch", "val_images", "val_crop", "num_workers")
+_MAY_BE_NULL = ("samples_per_epoch", "val_images", "val_crop", "num_workers", "shuffle_shards")
+
+
+def _path(value: str | Path) -> str | Path:
+    return value if "://" in str(value) else Path(value).expanduser()
 
 
 def _is_number(value: Any) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch.cuda import is_available as cuda_is_available
@@ -27,8 +28,9 @@ from agvae.data.datasets import (
     collate,
     read_headers,
 )
-from agvae.data.layouts import find_files, hold_out
-from agvae.data.sampling import StreamSampler
+from agvae.data.layouts import find_files, hold_out, list_images
+from agvae.data.sampling import SampleStream, ShardStream, StreamSampler
+from agvae.data.shards import ShardImages, read_index
 from agvae.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,16 @@ class ImageDataModule(LightningDataModule):
         return cls(DataConfig.from_dict(config), seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Find, check and, where they fit, decode the images."""
+        """Find, check and, where they fit, decode the images; of shards only the index is read."""
         if self.patches is not None:
             return
+        if self.config.layout == "shards":
+            self._set_up_shards()
+        else:
+            self._set_up_files()
+        self.patches[0]  # if nothing can be decoded, that is an error now and not in a worker
+
+    def _set_up_files(self) -> None:
         config = self.config
         files = find_files(config)
         headers = read_headers(files.train)
@@ -81,15 +90,40 @@ class ImageDataModule(LightningDataModule):
                 f"{len(headers.unreadable)} unreadable, {len(small)} {too_small}; "
                 + ("set a smaller data.patch_size" if small else "check data.root")
             )
-        self.pictures = Pictures(held_out, config.val_images, config.val_crop)
-        _report("cannot be validated on", self.pictures.skipped, len(held_out))
-        if not self.pictures:
+        self.pictures = self._held_out(FileImages(held_out))
+        images = self._images(large, [sizes[path] for path in large])
+        self.patches = Patches(images, config.patch_size, SampleStream(len(large), self.seed))
+
+    def _set_up_shards(self) -> None:
+        config, root = self.config, str(self.config.root)
+        index = read_index(root)
+        held_out = np.zeros(len(index.name), bool)
+        if config.val_root is None:
+            held_out[:] = hold_out([name.decode() for name in index.name], config.val_share)
+        large = np.minimum(index.height, index.width) >= config.patch_size
+        small = [name.decode() for name in index.name[~held_out & ~large]]
+        too_small = f"smaller than data.patch_size={config.patch_size}"
+        _report(f"are {too_small}", small, int((~held_out).sum()))
+        rows = np.flatnonzero(~held_out & large)
+        if not len(rows):
+            raise DataError(f"{root} holds no image to train on: {len(index.name)} images, {len(small)} {too_small}")
+        self.pictures = self._held_out(
+            ShardImages(root, index, np.flatnonzero(held_out))
+            if config.val_root is None
+            else FileImages(list_images(config.val_root))
+        )
+        stream = ShardStream(index.shard[rows], config.shuffle_shards, self.seed)
+        self.patches = Patches(ShardImages(root, index, rows), config.patch_size, stream)
+
+    def _held_out(self, images: Images) -> Pictures:
+        pictures = Pictures(images, self.config.val_images, self.config.val_crop)
+        _report("cannot be validated on", pictures.skipped, len(images.paths))
+        if not pictures:
             raise DataError(
-                f"no held-out image can be used, of {len(held_out)}: set data.val_root to a folder of "
+                f"no held-out image can be used, of {len(images.paths)}: set data.val_root to a folder of "
                 "pictures of at least 64×64"
             )
-        self.patches = Patches(self._images(large, [sizes[path] for path in large]), config.patch_size, self.seed)
-        self.patches[0]  # if nothing can be decoded, that is an error now and not in a worker
+        return pictures
 
     def train_dataloader(self) -> DataLoader:
         """Patches (B, 3, P, P); the last batch of an epoch is as large as the others."""
@@ -97,7 +131,9 @@ class ImageDataModule(LightningDataModule):
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         batch_size = self.config.batch_size
         samples = self.config.samples_per_epoch or len(self.patches)
-        batches = math.ceil(samples / (batch_size * world_size))
+        # whole steps only: Lightning takes one at the end of an epoch with however few batches there are
+        together = trainer.accumulate_grad_batches if trainer else 1
+        batches = math.ceil(samples / (batch_size * world_size * together)) * together
         workers = self._workers()
         if on_device := isinstance(self.patches.images, DeviceImages) and trainer is not None:
             self.patches.images.move(trainer.strategy.root_device)

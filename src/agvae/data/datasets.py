@@ -4,7 +4,8 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -63,7 +64,7 @@ class Images(Protocol):
     business; what a sample is does not depend on it.
     """
 
-    paths: list[Path]
+    paths: Sequence[PurePath]
 
     def __getitem__(self, index: int) -> np.ndarray | Tensor: ...
 
@@ -121,10 +122,10 @@ class Patches(Dataset):
     no image is left.
     """
 
-    def __init__(self, images: Images, patch_size: int, seed: int):
+    def __init__(self, images: Images, patch_size: int, stream: SampleStream):
         self.images = images
         self.patch_size = patch_size
-        self.stream = SampleStream(len(images.paths), seed)
+        self.stream = stream
         # shared with the workers, so that a bad file is tried and reported once
         self.unreadable = torch.zeros(len(images.paths), dtype=torch.bool).share_memory_()
 
@@ -142,7 +143,7 @@ class Patches(Dataset):
             return (patch.flip(1) if mirrored else patch).permute(2, 0, 1), str(self.images.paths[index])
         return _to_tensor(patch[:, ::-1] if mirrored else patch), str(self.images.paths[index])
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of which images are in the stream, wherever the folder lies."""
         names = "\n".join(f"{path.parent.name}/{path.name}" for path in self.images.paths)
@@ -175,12 +176,13 @@ class Patches(Dataset):
 class Pictures(Dataset):
     """Images as (3, H, W), cropped around the centre to multiples of 64, at most `limit` on a side.
 
-    Decoded once, when this is made; what cannot be read or is below 64 on a side is left out. Of `paths`,
+    Decoded once, when this is made; what cannot be read or is below 64 on a side is left out. Of `images`,
     `count` are taken, spread evenly over them. Files that were left out are in `skipped`, each with the
     reason.
     """
 
-    def __init__(self, paths: Sequence[Path], count: int | None, limit: int | None):
+    def __init__(self, images: Images, count: int | None, limit: int | None):
+        paths = images.paths
         self.samples: list[tuple[Tensor, str]] = []
         self.skipped: list[str] = []
         spread = np.linspace(0, len(paths) - 1, min(count or len(paths), len(paths))).round().astype(int)
@@ -190,7 +192,7 @@ class Pictures(Dataset):
             if len(self.samples) == len(spread):
                 break
             try:
-                picture = centre_crop(load_rgb(paths[index]), limit)
+                picture = centre_crop(images[index], limit)
             except ImageError as error:
                 self.skipped.append(str(error))
                 continue

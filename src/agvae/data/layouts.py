@@ -181,6 +181,10 @@ def _tecnick(config: DataConfig) -> Files:
     return Files(None, None, unshifted or colour)
 
 
+def _shards(config: DataConfig) -> Files:
+    raise ConfigError("data=shards is for training: evaluate on a folder of pictures, with data=folder data.root=DIR")
+
+
 def _both_sides(config: DataConfig, train: list[Path], held_out: list[Path], sought: str) -> Files:
     if not (train and held_out):
         raise _missing(config, sought)
@@ -202,4 +206,5 @@ LAYOUTS: dict[str, Callable[[DataConfig], Files]] = {
     "vimeo90k": _vimeo90k,
     "kodak": _kodak,
     "tecnick": _tecnick,
+    "shards": _shards,
 }

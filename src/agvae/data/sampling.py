@@ -27,8 +27,12 @@ class SampleStream:
         """Index of the image that the sample is taken from."""
         which, position = divmod(number, self.count)
         if which != self._pass:
-            self._pass, self._order = which, self._random(_PASS, which).permutation(self.count)
+            self._pass, self._order = which, self.order(which)
         return int(self._order[position])
+
+    def order(self, which: int) -> np.ndarray:
+        """(count,): every image once, as pass `which` shows them."""
+        return self._random(_PASS, which).permutation(self.count)
 
     def substitutes(self, number: int) -> Iterator[int]:
         """Every index once, in the order in which they stand in if the sample's own image cannot be read."""
@@ -43,6 +47,26 @@ class SampleStream:
 
     def _random(self, purpose: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, purpose, number])
+
+
+class ShardStream(SampleStream):
+    """The stream over images in shards: a pass takes the shards in random order, `together` at a time (None: all), and
+    mixes their images, so that what is read at a time lies close together.
+
+    `shards` (count,) is the shard of each image, ascending.
+    """
+
+    def __init__(self, shards: np.ndarray, together: int | None, seed: int):
+        super().__init__(len(shards), seed)
+        self._shards = np.split(np.arange(self.count), np.flatnonzero(np.diff(shards)) + 1)
+        self._together = together or len(self._shards)
+
+    def order(self, which: int) -> np.ndarray:
+        random = self._random(_PASS, which)
+        shards = random.permutation(len(self._shards))
+        groups = (shards[first : first + self._together] for first in range(0, len(shards), self._together))
+        mixed = (np.concatenate([self._shards[shard] for shard in group]) for group in groups)
+        return np.concatenate([random.permutation(images) for images in mixed])
 
 
 class StreamSampler(DistributedSampler):

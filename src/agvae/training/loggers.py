@@ -93,6 +93,8 @@ def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
     `wandb.init`."""
     import wandb
 
+    if wandb.run is not None:  # of the job before, in a sweep: this one would log into it
+        wandb.finish()
     mode = os.environ.get("WANDB_MODE", "online")
     if mode in ("online", "run") and not logged_in():
         mode = "offline"

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from agvae.data import Batch
@@ -162,16 +163,22 @@ class AGVAEModule(LightningModule):
         `step_skipped`, a boolean tensor, tells those who ask later. Gradients are those of all ranks by now, so all
         skip together."""
         network, quantiles = (group["params"] for group in optimizer.param_groups)
-        if gradient_clip_val and gradient_clip_algorithm != "value":
-            norm = clip_grad_norm_(network, gradient_clip_val)
-        else:
-            norm = _gradient_norm(network)
-            if gradient_clip_val:
-                clip_grad_value_(network, gradient_clip_val)
+        norm = self._gradient_norm(network)
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            clip_grad_value_(network, gradient_clip_val)
+        elif gradient_clip_val:
+            clip_grads_with_norm_(network, gradient_clip_val, norm)
         self.log("train/grad_norm", norm)
-        self.step_skipped = ~(norm + _gradient_norm(quantiles)).isfinite()
+        self.step_skipped = ~(norm + self._gradient_norm(quantiles)).isfinite()
         if optimizer.defaults["fused"]:
             optimizer.found_inf = self.step_skipped.float()  # otherwise the gradient scaler of float16 does it
+
+    def _gradient_norm(self, parameters: list[nn.Parameter]) -> Tensor:
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # Under FSDP each process holds a share of each gradient.
+        if isinstance(getattr(self._trainer, "strategy", None), FSDPStrategy):
+            norm = self.trainer.strategy.reduce(norm.to(self.device).square(), reduce_op="sum").sqrt()
+        return norm
 
     def on_validation_epoch_start(self) -> None:
         self.curve.reset()
@@ -220,10 +227,6 @@ class AGVAEModule(LightningModule):
 def step_seed(seed: int, rank: int, batch: int) -> int:
     """A 63-bit seed for torch's generators: a hash of the run's seed, the rank and the batch's number."""
     return int(np.random.SeedSequence((seed, rank, batch)).generate_state(1, np.uint64)[0]) >> 1
-
-
-def _gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
-    return get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _strided_1x1(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """Run directories: where a run writes, and how a later one finds it again."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -20,15 +21,36 @@ LAST = Path(CHECKPOINTS) / "last.ckpt"
 def run_directory(ckpt_path: str | None, new: str) -> str:
     """The directory of a run: `new`, or that of the run which `ckpt_path` resumes.
 
-    A checkpoint in RUN/checkpoints resumes RUN; `last` resumes the newest run beside `new`. The configuration
-    knows this as `${run_directory:…}`, since Hydra makes the directory before it calls any code of ours."""
+    A checkpoint in RUN/checkpoints resumes RUN; `last` resumes the newest run beside `new`. All processes of a run
+    get the same. The configuration knows this as `${run_directory:…}`, since Hydra makes the directory before it
+    calls any code of ours."""
     if ckpt_path is None:
-        return new
+        return agreed_directory(new)
     if ckpt_path == "last":
         found = sorted(Path(new).parent.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
-        return str(found[-1].parents[1]) if found else new
+        return str(found[-1].parents[1]) if found else agreed_directory(new)
     path = Path(ckpt_path)
-    return str(path.parents[1]) if path.is_file() and path.parent.name == CHECKPOINTS else new
+    return str(path.parents[1]) if path.is_file() and path.parent.name == CHECKPOINTS else agreed_directory(new)
+
+
+def agreed_directory(new: str) -> str:
+    """`new`, a directory named for the time of day, under the name that all processes of this run give it.
+
+    Under torchrun it is what the first process to ask would have taken, told to the others through torchrun's own
+    store; under SLURM the time gives way to the number of the job's step, as in outputs/train/slurm-1234.0."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        from torch.distributed import TCPStore
+
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, is_master=False)
+        return store.compare_set(f"agvae/{Path(new).parent}", "", new).decode()
+    if "SLURM_NTASKS" in os.environ:
+        from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+        if SLURMEnvironment.detect():
+            step = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', 0)}"
+            return str(Path(new).with_name(step))
+    return new
 
 
 OmegaConf.register_new_resolver("run_directory", run_directory, use_cache=True)

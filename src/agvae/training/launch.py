@@ -1,0 +1,127 @@
+"""One run on the many processes that Lightning starts: one configuration, a clean end, and nothing said twice."""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from agvae.errors import ConfigError
+
+_SET_BY_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def quiet() -> None:
+    """Silence what Lightning says about itself and about choices that are ours, so that what it says can be heard."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # patches come from memory
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
+        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
+        ".*sync_dist=True.*",  # the RD curve is gathered over ranks before it is logged
+        ".*smaller than the logging interval.*",  # steps are counted over the ends of epochs
+        ".*litlogger.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+class Quiet(Callback):
+    """`quiet` in each process, those that were spawned included."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        quiet()
+
+
+@contextmanager
+def launched(trainer: Trainer, last: Path) -> Iterator[None]:
+    """While this is open, processes that Lightning starts join this very run; afterwards they have ended.
+
+    Of a sweep (`train.py -m`) they do the job at hand alone, in its directory, and not the sweep once more, and
+    nothing of them is left that the next job would take for its own. `last` is the run's last checkpoint, from which
+    this process learns how far processes came that were spawned."""
+    kept = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
+    arguments = sys.argv
+    try:
+        sys.argv = _arguments_of_this_job()
+        yield
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and last.is_file():
+            trainer.fit_loop.load_state_dict(
+                torch.load(last, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
+            )
+    except SystemExit:
+        raise  # all ranks leave together
+    except BaseException:
+        for process in _started_by(trainer):
+            process.kill()  # it may wait for this one in a collective
+        raise
+    finally:
+        sys.argv = arguments
+        _wait_for_others(trainer)
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _arguments_of_this_job() -> list[str]:
+    """The command line of one job as Hydra resolved it: the configuration's place and the job's own overrides."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import read_write
+
+    if not HydraConfig.initialized():
+        return sys.argv
+    hydra = HydraConfig.get()
+    with read_write(hydra):
+        hydra.run.dir = hydra.runtime.output_dir  # Lightning hands this on; of a sweep's job it would be another
+    places = {source.provider: source.path for source in hydra.runtime.config_sources if source.schema == "file"}
+    extra = ["--config-dir", places["command-line"]] if "command-line" in places else []
+    overrides = [o for o in hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+    return [
+        sys.argv[0],
+        "--config-path",
+        places["main"],
+        "--config-name",
+        hydra.job.config_name,
+        *extra,
+        *overrides,
+        *hydra.overrides.task,
+    ]
+
+
+def _started_by(trainer: Trainer) -> list[subprocess.Popen]:
+    processes = getattr(trainer.strategy.launcher, "procs", [])
+    return [process for process in processes if isinstance(process, subprocess.Popen)]
+
+
+def _wait_for_others(trainer: Trainer) -> None:
+    started = _started_by(trainer)
+    for process in started:
+        process.wait()
+    if started:
+        trainer.strategy.launcher.procs.clear()  # Lightning's observer of them then ends too
+        if torch.distributed.is_initialized():  # by this run, for processes that are no more
+            torch.distributed.destroy_process_group()
+
+
+def check_sharding(strategy: object, precision: str, decay: float | None) -> None:
+    """Raise ConfigError for what FSDP would do wrong without a word."""
+    if not str(strategy).startswith("fsdp"):
+        return
+    if precision != "32-true":
+        raise ConfigError(
+            f"trainer.precision={precision} under FSDP would round λ and the likelihoods' parameters too: "
+            "use trainer.precision=32-true, or trainer=ddp"
+        )
+    if decay is not None:
+        raise ConfigError("ema.decay averages whole weights, which FSDP's processes do not hold: use trainer=ddp")
