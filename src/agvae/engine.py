@@ -195,7 +195,7 @@ def train(cfg: DictConfig) -> Any:
     callbacks += [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     loggers = [never_fails(instantiate(logger)) for logger in cfg.logger.values() if logger]
     if config["trainer"]["precision"] == "auto":
-        config["trainer"]["precision"] = checkpoint.get("precision") or _choose_precision(config)
+        config["trainer"]["precision"] = _choose_precision(config, checkpoint.get("precision"))
     try:
         trainer = Trainer(
             **config["trainer"],
@@ -241,8 +241,10 @@ def train(cfg: DictConfig) -> Any:
     return trainer
 
 
-def _choose_precision(config: dict[str, Any]) -> str:
-    """What trainer.precision=auto stands for; several processes on a CPU, which might not agree, take float32."""
+def _choose_precision(config: dict[str, Any], resumed: str | None) -> str:
+    """What trainer.precision=auto stands for: that of a run that is `resumed`, else what is best here.
+
+    Float32 under FSDP, and for several processes on a CPU, which might not agree."""
     from agvae.training import acceleration
 
     trainer, accelerator = config["trainer"], config["trainer"]["accelerator"]
@@ -251,9 +253,9 @@ def _choose_precision(config: dict[str, Any]) -> str:
     elif accelerator == "auto" and not torch.backends.mps.is_available():
         accelerator = "cpu"
     alone = str(trainer["devices"]) in ("1", "auto") and trainer["num_nodes"] == 1
-    if accelerator == "cpu" and not alone:
+    if str(trainer["strategy"]).startswith("fsdp") or (accelerator == "cpu" and not alone):
         return acceleration.FLOAT32
-    return acceleration.choose_precision(accelerator, config["model"])
+    return resumed or acceleration.choose_precision(accelerator, config["model"])
 
 
 def _batch(trainer: Any, batch_size: int) -> str:

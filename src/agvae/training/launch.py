@@ -118,7 +118,7 @@ def check_sharding(strategy: object, precision: str, decay: float | None) -> Non
     """Raise ConfigError for what FSDP would do wrong without a word."""
     if not str(strategy).startswith("fsdp"):
         return
-    if precision != "32-true":
+    if precision not in ("32-true", "auto"):
         raise ConfigError(
             f"trainer.precision={precision} under FSDP would round λ and the likelihoods' parameters too: "
             "use trainer.precision=32-true, or trainer=ddp"
