@@ -3,9 +3,12 @@ import http.server
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,6 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from agvae.data import Batch, DataConfig, ImageDataModule, evaluation_images, list_images
+from agvae.data.cache import DiskImages, _fingerprint
 from agvae.data.datasets import centre_crop
 from agvae.data.download import KODAK_SHA256, download
 from agvae.data.layouts import find_files, hold_out
@@ -177,7 +181,8 @@ def test_a_held_out_folder_inside_the_training_folder_is_not_trained_on(folder):
         ({"layout": "sample", "patch_size": None}, r"data\.patch_size=None is not a whole number"),
         ({"layout": "sample", "batch_size": "many"}, r"data\.batch_size=many is not a whole number"),
         ({"layout": "sample", "val_share": 1.0}, r"data\.val_share=1\.0 is not between"),
-        ({"layout": "sample", "cache": "tape"}, r"data\.cache=tape"),
+        ({"layout": "sample", "cache": "tape"}, r"data\.cache=tape is none of device, memory, disk, none"),
+        ({"layout": "sample", "cache": "device", "num_workers": 2}, r"leave data\.num_workers out"),
         ({"layout": "sample", "cache_gib": "4GB"}, r"data\.cache_gib=4GB"),
         ({"layout": "imagenet"}, r"data\.layout=imagenet is none of sample, folder"),
         ({"layout": "kodak", "root": "x"}, "data=kodak is for evaluation only: train with"),
@@ -262,13 +267,15 @@ def test_epochs_follow_on_one_another():
     assert [*sampler, *sampler, *sampler] == list(range(36))
 
 
-def test_patches_are_cut_from_the_named_image_and_alike_for_cached_and_uncached(folder):
-    cached, plain = module_of(folder, cache="memory"), module_of(folder, cache="none")
-    for module in (cached, plain):
-        module.setup("fit")
-    for one, other in zip(cached.train_dataloader(), plain.train_dataloader(), strict=True):
-        assert torch.equal(one.image, other.image)
-        assert one.path == other.path
+@pytest.mark.parametrize("cache", ["device", "disk", "none"])
+def test_patches_are_cut_from_the_named_image_and_alike_however_it_is_kept(folder, tmp_path, cache):
+    truncate(folder / "4.png")
+    cached, other = module_of(folder, cache="memory"), module_of(folder, cache=cache, cache_dir=tmp_path / "cache")
+    seen = [fit(module, tmp_path, max_steps=8)[0] for module in (cached, other)]
+    assert seen[0] == seen[1]
+    for one, two in zip(cached.train_dataloader(), other.train_dataloader(), strict=True):
+        assert torch.equal(one.image, two.image)
+        assert one.path == two.path
     patch, path = cached.patches[5]
     image = load_rgb(path)
     top, left, mirrored = cached.patches.stream.crop(5, 96, 128, 64)
@@ -284,6 +291,70 @@ def test_a_cached_data_set_is_decoded_once(folder, monkeypatch):
     for _ in range(2):
         list(module.train_dataloader())
     assert len(calls) == len(set(calls)) == 10
+
+
+def test_a_disk_cache_is_made_once_for_all_runs_and_anew_for_a_file_that_changed(folder, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("agvae.data.cache.load_rgb", lambda path: calls.append(path) or load_rgb(path))
+    truncate(folder / "4.png")
+
+    def decoded() -> int:
+        calls.clear()
+        module = module_of(folder, cache="disk", cache_dir=tmp_path / "cache")
+        module.setup("fit")
+        assert [str(folder / "4.png") in batch.path for batch in module.train_dataloader()] == [False] * 5
+        return len(calls)
+
+    once = decoded()
+    assert once == 9  # one of ten is held out
+    assert decoded() == 0
+    write_image(folder / "4.png", 100, 200)
+    calls.clear()
+    module = module_of(folder, cache="disk", cache_dir=tmp_path / "cache")
+    module.setup("fit")
+    assert len(calls) == once
+    assert module.patches.images[module.patches.images.paths.index(folder / "4.png")].shape == (100, 200, 3)
+
+
+def test_those_who_need_one_disk_cache_at_once_build_it_once_also_after_one_that_was_killed(
+    folder, tmp_path, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr("agvae.data.cache.load_rgb", lambda path: calls.append(path) or load_rgb(path))
+    cache, paths = tmp_path / "cache", sorted(folder.iterdir())
+    left = cache / f"building-{_fingerprint(paths)}-0"
+    left.mkdir(parents=True)
+    (left / "pixels.u8").write_bytes(b"half")
+    with ThreadPoolExecutor() as pool:  # each opens the lock for itself, as a process does
+        built = list(pool.map(lambda _: DiskImages(paths, cache), range(4)))
+    assert sorted(calls) == paths
+    assert sorted(path.name for path in cache.iterdir()) == [_fingerprint(paths), f"{_fingerprint(paths)}.lock"]
+    for images in built:
+        assert all(np.array_equal(images[index], load_rgb(path)) for index, path in enumerate(paths))
+
+
+def test_a_disk_without_room_for_the_cache_is_said_and_training_reads_the_files(folder, tmp_path, caplog):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    module = module_of(folder, cache="disk", cache_dir=tmp_path / "cache")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        module.setup("fit")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "data.cache=disk cannot be used" in caplog.text
+    assert "too large" in caplog.text
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert len(list(module.train_dataloader())) == 5
+
+
+def test_the_time_waited_for_batches_is_counted(folder):
+    module = module_of(folder, cache="none")
+    module.setup("fit")
+    loader = module.train_dataloader()
+    start = time.perf_counter()
+    for _ in loader:
+        time.sleep(0.01)
+    assert 0 < loader.waited <= time.perf_counter() - start - 0.05
 
 
 def test_a_data_set_over_the_limit_is_not_cached_and_says_so(folder, caplog):

@@ -149,9 +149,12 @@ def train(cfg: DictConfig) -> Any:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agvae.data import ImageDataModule
-    from agvae.training import launch, runs
-    from agvae.training.callbacks import EMA
+    from agvae.files import remove_asides
+    from agvae.training import acceleration, launch, runs
+    from agvae.training.callbacks import EMA, Compile
+    from agvae.training.checkpoints import AtomicCheckpointIO
     from agvae.training.environment import environment
+    from agvae.training.loggers import never_fails
     from agvae.training.losses import MS_SSIM_SMALLEST_SIDE
     from agvae.training.module import AGVAEModule
 
@@ -187,13 +190,26 @@ def train(cfg: DictConfig) -> Any:
     if isinstance(interval, int) and isinstance(steps, int) and 0 < steps < interval:
         config["trainer"]["val_check_interval"] = steps  # so that a short run ends with an RD curve too
     averaging = [EMA(cfg.ema.decay)] if cfg.ema.decay is not None else []
-    callbacks = [launch.Quiet(), *averaging]
+    compiling = [Compile()] if cfg.compile else []
+    callbacks = [launch.Quiet(), *averaging, *compiling]
     callbacks += [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    loggers = [instantiate(logger) for logger in cfg.logger.values() if logger]
+    loggers = [never_fails(instantiate(logger)) for logger in cfg.logger.values() if logger]
+    if config["trainer"]["precision"] == "auto":
+        config["trainer"]["precision"] = checkpoint.get("precision") or _choose_precision(config)
     try:
-        trainer = Trainer(**config["trainer"], default_root_dir=run_dir, callbacks=callbacks, logger=loggers)
+        trainer = Trainer(
+            **config["trainer"],
+            default_root_dir=run_dir,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+        )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    if trainer.is_global_zero:
+        remove_asides(run_dir / runs.CHECKPOINTS)  # a process that was killed while it saved left them
+    if trainer.strategy.root_device.type == "cpu":
+        acceleration.keep_freed_memory()
     record = {**config, "environment": environment()}
     if trainer.is_global_zero:
         OmegaConf.save(record, run_dir / runs.CONFIG)
@@ -235,6 +251,21 @@ def _batch(trainer: Any, batch_size: int) -> str:
     step = batch_size * trainer.world_size * trainer.accumulate_grad_batches
     whole = f", {step * trainer.max_steps:,} in {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
     return f"{step} patches a step ({', '.join(parts)}){whole}"
+
+
+def _choose_precision(config: dict[str, Any]) -> str:
+    """What trainer.precision=auto stands for; several processes on a CPU, which might not agree, take float32."""
+    from agvae.training import acceleration
+
+    trainer, accelerator = config["trainer"], config["trainer"]["accelerator"]
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        accelerator = "cuda"
+    elif accelerator == "auto" and not torch.backends.mps.is_available():
+        accelerator = "cpu"
+    alone = str(trainer["devices"]) in ("1", "auto") and trainer["num_nodes"] == 1
+    if accelerator == "cpu" and not alone:
+        return acceleration.FLOAT32
+    return acceleration.choose_precision(accelerator, config["model"])
 
 
 def _model_name(config: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ STRIDE = 64
 
 Layout = Literal["sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick", "shards"]
 
+Cache = Literal["device", "memory", "disk", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -31,8 +33,9 @@ class DataConfig:
     batch_size: int = 16
     patch_size: int = 256
     samples_per_epoch: int | None = None
-    cache: Literal["memory", "none"] = "memory"
+    cache: Cache = "memory"
     cache_gib: float = 4.0
+    cache_dir: str | Path | None = None
     num_workers: int | None = None
     shuffle_shards: int | None = 16
 
@@ -43,7 +46,7 @@ class DataConfig:
         if unknown := sorted(set(config) - set(known)):
             raise ConfigError(f"data.{unknown[0]} does not exist; the keys of data are {', '.join(known)}")
         # no shell expands the ~ of data.root=~/photos
-        paths = {key: _path(config[key]) for key in ("root", "val_root") if config.get(key)}
+        paths = {key: _path(config[key]) for key in ("root", "val_root", "cache_dir") if config.get(key)}
         return cls(**{**config, **paths})
 
     def __post_init__(self) -> None:
@@ -53,10 +56,14 @@ class DataConfig:
             raise ConfigError(f"data.root is not set: data={self.layout} reads images from disk, so add data.root=DIR")
         if self.layout == "sample" and self.root is not None:
             raise ConfigError(f"data=sample has no data.root: to use the images in {self.root}, add data=folder")
-        if self.cache not in ("memory", "none"):
-            raise ConfigError(f"data.cache={self.cache} is neither memory nor none")
+        if self.cache not in get_args(Cache):
+            raise ConfigError(f"data.cache={self.cache} is none of {', '.join(get_args(Cache))}")
         if self.layout == "shards" and self.cache != "none":
             raise ConfigError(f"data.cache={self.cache}: shards are read as they are needed, with data.cache=none")
+        if self.cache == "device" and self.num_workers:
+            raise ConfigError(
+                "data.cache=device cuts patches on the device, without workers: leave data.num_workers out"
+            )
         if not (_is_number(self.val_share) and 0 < self.val_share < 1):
             raise ConfigError(f"data.val_share={self.val_share} is not between 0 and 1")
         if not (_is_number(self.cache_gib) and self.cache_gib >= 0):

@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.cuda import is_available as cuda_is_available
 from torch.utils.data import DataLoader, DistributedSampler
 
+from agvae.data.cache import DiskImages
 from agvae.data.config import DataConfig
-from agvae.data.datasets import FileImages, Images, MemoryImages, Patches, Pictures, collate, read_headers
+from agvae.data.datasets import (
+    Batch,
+    DeviceImages,
+    FileImages,
+    Images,
+    MemoryImages,
+    Patches,
+    Pictures,
+    collate,
+    read_headers,
+)
 from agvae.data.layouts import find_files, hold_out, list_images
 from agvae.data.sampling import SampleStream, ShardStream, StreamSampler
 from agvae.data.shards import ShardImages, read_index
@@ -123,6 +135,8 @@ class ImageDataModule(LightningDataModule):
         together = trainer.accumulate_grad_batches if trainer else 1
         batches = math.ceil(samples / (batch_size * world_size * together)) * together
         workers = self._workers()
+        if on_device := isinstance(self.patches.images, DeviceImages) and trainer is not None:
+            self.patches.images.move(trainer.strategy.root_device)
         return _ResumableLoader(
             self.patches,
             batch_size=batch_size,
@@ -130,7 +144,7 @@ class ImageDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=cuda_is_available(),
+            pin_memory=cuda_is_available() and not on_device,
             # forked workers share the decoded images; newer Pythons would start others and copy them
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
@@ -157,20 +171,27 @@ class ImageDataModule(LightningDataModule):
         kept = [path for path, out in zip(train, chosen, strict=True) if not out]
         return kept, [path for path, out in zip(train, chosen, strict=True) if out]
 
-    def _images(self, paths: list[Path], sizes: list[tuple[int, int]]) -> FileImages | MemoryImages:
-        gib = sum(3 * height * width for height, width in sizes) / 2**30
-        if self.config.cache == "none":
+    def _images(self, paths: list[Path], sizes: list[tuple[int, int]]) -> Images:
+        config = self.config
+        if config.cache == "none":
             return FileImages(paths)
-        if gib > self.config.cache_gib:
+        if config.cache == "disk":
+            try:
+                return DiskImages(paths, config.cache_dir)
+            except OSError as error:
+                _say("data.cache=disk cannot be used, images are decoded anew for every patch: %s", error)
+                return FileImages(paths)
+        gib = sum(3 * height * width for height, width in sizes) / 2**30
+        if gib > config.cache_gib:
             _say(
                 "decoded, the %d training images take %.1f GiB, more than data.cache_gib=%g: "
                 "they are decoded anew for every patch",
                 len(paths),
                 gib,
-                self.config.cache_gib,
+                config.cache_gib,
             )
             return FileImages(paths)
-        return MemoryImages(paths)
+        return DeviceImages(paths) if config.cache == "device" else MemoryImages(paths)
 
     def _workers(self) -> int:
         if self.config.num_workers is not None:
@@ -188,8 +209,21 @@ class ImageDataModule(LightningDataModule):
 class _ResumableLoader(DataLoader):
     """A loader that Lightning may resume in mid-epoch: its sampler asks the trainer where it stands.
 
-    What the checkpoint holds of it is only which images there were, to say so if they have changed.
+    What the checkpoint holds of it is only which images there were, to say so if they have changed. `waited` is how
+    many seconds were spent waiting for batches.
     """
+
+    waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = super().__iter__()
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     def state_dict(self) -> dict[str, str]:
         return {"images": self.dataset.fingerprint}

@@ -58,14 +58,15 @@ def read_headers(paths: Sequence[Path]) -> Headers:
 
 
 class Images(Protocol):
-    """Decoded images by index: uint8 (H, W, 3); raises ImageError for one that cannot be read.
+    """Decoded images by index: uint8 (H, W, 3), an array, or a tensor on a device.
 
-    Where they are kept is the implementation's business; what a sample is does not depend on it.
+    Raises ImageError for one that cannot be read. Where they are kept is the implementation's
+    business; what a sample is does not depend on it.
     """
 
     paths: Sequence[PurePath]
 
-    def __getitem__(self, index: int) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> np.ndarray | Tensor: ...
 
 
 class FileImages:
@@ -94,6 +95,16 @@ class MemoryImages:
         if isinstance(image, ImageError):
             raise image
         return image
+
+
+class DeviceImages(MemoryImages):
+    """Images decoded once and then kept as uint8 on a device, which cuts the patches; not for worker processes."""
+
+    def move(self, device: torch.device) -> None:
+        """Keep the images on `device` from now on, and no longer in memory."""
+        for index, image in enumerate(self._images):
+            if not isinstance(image, ImageError):
+                self._images[index] = torch.as_tensor(image).to(device)
 
 
 def _load_or_error(path: Path) -> np.ndarray | ImageError:
@@ -128,9 +139,9 @@ class Patches(Dataset):
             index, image = self._substitute(number)
         top, left, mirrored = self.stream.crop(number, *image.shape[:2], self.patch_size)
         patch = image[top : top + self.patch_size, left : left + self.patch_size]
-        if mirrored:
-            patch = patch[:, ::-1]
-        return _to_tensor(patch), str(self.images.paths[index])
+        if isinstance(patch, Tensor):
+            return (patch.flip(1) if mirrored else patch).permute(2, 0, 1), str(self.images.paths[index])
+        return _to_tensor(patch[:, ::-1] if mirrored else patch), str(self.images.paths[index])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -138,7 +149,7 @@ class Patches(Dataset):
         names = "\n".join(f"{path.parent.name}/{path.name}" for path in self.images.paths)
         return hashlib.sha256(names.encode()).hexdigest()[:16]
 
-    def _substitute(self, number: int) -> tuple[int, np.ndarray]:
+    def _substitute(self, number: int) -> tuple[int, np.ndarray | Tensor]:
         for index in self.stream.substitutes(number):
             if (image := self._read(index)) is not None:
                 return index, image
@@ -147,7 +158,7 @@ class Patches(Dataset):
             "check that the disk is there and the files are whole"
         )
 
-    def _read(self, index: int) -> np.ndarray | None:
+    def _read(self, index: int) -> np.ndarray | Tensor | None:
         if self.unreadable[index]:
             return None
         try:

@@ -1,17 +1,23 @@
 """What happens around the training step: averaged weights, the last checkpoint, the RD curve on disk."""
 
 import csv
-import os
+import logging
 import signal
+import time
+from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from agvae.errors import ConfigError
+from agvae.data import Batch
+from agvae.errors import ConfigError, DataError
+from agvae.training.acceleration import compile_networks
+
+log = logging.getLogger(__name__)
 
 
 class EMA(Callback):
@@ -89,7 +95,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps `path` a checkpoint of the last step, however training ends, and of every `every_n_steps` before.
 
     Ctrl-C (or SIGTERM) lets the step under way finish, saves, and leaves with `Interrupted`; a second Ctrl-C leaves
-    at once. A checkpoint is written aside and renamed, so the one before is whole until the new one is.
+    at once. Where the disk is full, training goes on and the checkpoint before stays; if the last one of all cannot be
+    written either, DataError says so at the end.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int):
@@ -120,6 +127,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
+        if failure := getattr(trainer.strategy.checkpoint_io, "failure", None):
+            raise DataError(
+                f"the last checkpoint could not be saved: {failure}; free some space, and go on from the one before "
+                "with ckpt_path=last"
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.training:
@@ -140,12 +152,130 @@ class LastCheckpoint(Checkpoint):
         if self.saved_step == trainer.global_step:
             return
         self.saved_step = trainer.global_step
-        aside = self.path.with_suffix(".part")
         # Trainer.save_checkpoint without its barrier, at which a rank that fails alone would wait for ever.
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        trainer.strategy.save_checkpoint(checkpoint, aside)
-        if trainer.is_global_zero:
-            os.replace(aside, self.path)
+        trainer.strategy.save_checkpoint(checkpoint, self.path)
+
+
+class DivergenceError(DataError):
+    """Step after step had a loss or a gradient that is not finite."""
+
+
+class SkippedSteps(Callback):
+    """Counts steps skipped for a loss or gradient that is not finite, as `train/skipped_steps`, and names their files.
+
+    After `in_a_row` of them training ends with `DivergenceError`, on all ranks after the same step. The weights are
+    then those of the last good step. A GPU is asked about a step once the next one is under way, so that it never
+    waits.
+    """
+
+    class Asked(NamedTuple):
+        """A step whose outcome is on its way from the device."""
+
+        step: int
+        paths: list[str]
+        skipped: Tensor
+        arrived: torch.cuda.Event | None
+
+    def __init__(self, in_a_row: int):
+        """Raises ConfigError for less than one."""
+        if in_a_row < 1:
+            raise ConfigError(f"callbacks.skipped_steps.in_a_row={in_a_row} is not at least 1")
+        self.in_a_row = in_a_row
+        self.total = 0
+        self.row = 0
+        self.paths: list[str] = []
+        self.asked: deque[SkippedSteps.Asked] = deque()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.paths.extend(batch.path)
+        skipped, pl_module.step_skipped = pl_module.step_skipped, None
+        if skipped is None:
+            return  # gradients are being accumulated
+        arrived = None
+        if skipped.is_cuda:
+            on_host = torch.empty_like(skipped, device="cpu", pin_memory=True)
+            skipped, arrived = on_host.copy_(skipped, non_blocking=True), torch.cuda.Event()
+            arrived.record()
+        self.asked.append(self.Asked(trainer.global_step, self.paths, skipped, arrived))
+        self.paths = []
+        while len(self.asked) > (arrived is not None):
+            self._count(trainer, self.asked.popleft())
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            pl_module.log("train/skipped_steps", float(self.total))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"total": self.total, "row": self.row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.total, self.row = state["total"], state["row"]
+
+    def _count(self, trainer: Trainer, asked: Asked) -> None:
+        if asked.arrived is not None:
+            asked.arrived.synchronize()
+        if not asked.skipped.item():
+            self.row = 0
+            return
+        self.total += 1
+        self.row += 1
+        files = ", ".join(asked.paths)
+        log.warning("step %d skipped: a loss or gradient is not finite (%s)", asked.step, files)
+        if self.row < self.in_a_row:
+            return
+        if trainer.world_size > 1:
+            of_ranks: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(of_ranks, files)
+            files = ", ".join(of_ranks)
+            if not trainer.is_global_zero:
+                raise SystemExit(1)
+        raise DivergenceError(
+            f"{self.row} steps in a row, up to step {asked.step}, had a loss or gradient that is not finite; "
+            f"files of the last: {files}; last.ckpt has the weights of the last good step: go on with ckpt_path=last "
+            "and a lower optimizer.lr, or leave these files out"
+        )
+
+
+class DataWait(Callback):
+    """Logs `train/data_wait`, the share of the time since it was logged last that the loop waited for its loader.
+
+    Validation does not count. The loader says in `waited` how many seconds it was waited for; of one that does not,
+    nothing is logged."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since, self.waited = time.perf_counter(), getattr(trainer.train_dataloader, "waited", None)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.since += time.perf_counter() - self.paused
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.waited is not None and trainer.global_step % trainer.log_every_n_steps == 0:
+            now, waited = time.perf_counter(), trainer.train_dataloader.waited
+            pl_module.log("train/data_wait", (waited - self.waited) / (now - self.since))
+            self.since, self.waited = now, waited
+
+
+class Compile(Callback):
+    """Compiles the networks for training; validation, whose pictures have all sizes, runs them as they are."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule.config
+        context = trainer.precision_plugin.forward_context()
+        compile_networks(pl_module.model, data.patch_size, data.batch_size, context)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.compiler.set_stance("default")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        torch.compiler.set_stance("default")
 
 
 class RDCurveWriter(Callback):
@@ -163,6 +293,12 @@ class RDCurveWriter(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         rows = [[trainer.global_step, *(p[key] for key in self.COLUMNS[1:])] for p in pl_module.rd_points]
+        try:
+            self._append(rows)
+        except OSError as error:
+            log.error("the RD curve of step %d was not written: %s", trainer.global_step, error)
+
+    def _append(self, rows: list[list[float]]) -> None:
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)

@@ -1,5 +1,6 @@
 """The W&B logger, which works without an account, without the network and without a question."""
 
+import functools
 import logging
 import netrc
 import os
@@ -7,12 +8,12 @@ import secrets
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -108,6 +109,23 @@ def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
         id_file.write_text(run_id + "\n")
     settings = wandb.Settings(console="off", quiet=True, finish_timeout=FINISH_TIMEOUT)
     return ForgivingWandbLogger(save_dir=run_dir, id=run_id, mode=mode, settings=settings, **options)
+
+
+def never_fails(logger: Logger) -> Logger:
+    """The same logger, whose failures, of which the first is a warning, never end a run: a full disk, for one."""
+    forgiving = Forgiving(f"{type(logger).__name__} failed, and the run goes on without it")
+
+    def forgiven(method: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> None:
+            with forgiving:
+                method(*args, **kwargs)
+
+        return call
+
+    for name in ("log_metrics", "log_hyperparams", "save", "finalize", "after_save_checkpoint"):
+        setattr(logger, name, forgiven(getattr(logger, name)))
+    return logger
 
 
 def logged_in() -> bool:

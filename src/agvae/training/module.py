@@ -62,6 +62,7 @@ class AGVAEModule(LightningModule):
         self.qualities = _validation_qualities(validation["qualities"], levels)
         self.curve = RDCurve(self.qualities)
         self.rd_points: list[dict[str, float]] = []
+        self.step_skipped: Tensor | None = None  # whether the optimiser's last step was; a callback takes it
         self.save_hyperparameters(
             {
                 "model": model,
@@ -83,6 +84,9 @@ class AGVAEModule(LightningModule):
             self.memory_format = torch.channels_last
             self.model.to(memory_format=torch.channels_last)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["precision"] = self.trainer.precision  # a resumed run keeps what trainer.precision=auto chose
+
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 (B, 3, H, W), as it comes to the device at a quarter of the bytes, to floats in [0, 1]."""
         return image.to(self.dtype, memory_format=self.memory_format) / 255
@@ -96,7 +100,8 @@ class AGVAEModule(LightningModule):
         """mean_i w_i·(R_i + λ_i·D_i), R in bits per pixel, plus the loss of the prior's quantiles.
 
         Levels and noise depend on nothing but the seed, the rank and the number of batches done, so that a resumed
-        run draws what the uninterrupted one draws, and ranks draw differently."""
+        run draws what the uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all
+        gradients NaN, and so, summed over ranks, those of every rank."""
         batches_done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, batches_done))
         x = self.pixels(batch.image)
@@ -116,7 +121,8 @@ class AGVAEModule(LightningModule):
             if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
                 for s in level.unique().tolist():
                     self.log(f"train/loss_level_{s}", losses[level == s].mean())
-        return loss + aux_loss
+        total = loss + aux_loss
+        return total * torch.where(total.isfinite(), 1.0, torch.nan)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser with two groups, network and quantiles; the schedule is the network's alone."""
@@ -151,19 +157,28 @@ class AGVAEModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the network's gradients alone: the quantiles' have another scale, and would take most of the norm."""
-        if not gradient_clip_val:
-            return
-        network = optimizer.param_groups[0]["params"]
-        if gradient_clip_algorithm == "value":
+        """Clip the network's gradients alone: the quantiles' have another scale, and would take most of the norm.
+
+        A gradient that is not finite makes the optimiser skip this step. The device alone knows, and waits for nobody:
+        `step_skipped`, a boolean tensor, tells those who ask later. Gradients are those of all ranks by now, so all
+        skip together."""
+        network, quantiles = (group["params"] for group in optimizer.param_groups)
+        norm = self._gradient_norm(network)
+        if gradient_clip_val and gradient_clip_algorithm == "value":
             clip_grad_value_(network, gradient_clip_val)
-        else:
-            norm = get_total_norm([p.grad for p in network if p.grad is not None])
-            # Under FSDP each process holds a share of each gradient.
-            if isinstance(getattr(self._trainer, "strategy", None), FSDPStrategy):
-                norm = self.trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt()
+        elif gradient_clip_val:
             clip_grads_with_norm_(network, gradient_clip_val, norm)
-            self.log("train/grad_norm", norm)
+        self.log("train/grad_norm", norm)
+        self.step_skipped = ~(norm + self._gradient_norm(quantiles)).isfinite()
+        if optimizer.defaults["fused"]:
+            optimizer.found_inf = self.step_skipped.float()  # otherwise the gradient scaler of float16 does it
+
+    def _gradient_norm(self, parameters: list[nn.Parameter]) -> Tensor:
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # Under FSDP each process holds a share of each gradient.
+        if isinstance(getattr(self._trainer, "strategy", None), FSDPStrategy):
+            norm = self.trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt()
+        return norm
 
     def on_validation_epoch_start(self) -> None:
         self.curve.reset()

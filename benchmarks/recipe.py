@@ -1,0 +1,147 @@
+"""Which recipe gives the best rate and distortion after equal time: train variants and compare them by BD-rate.
+
+    python benchmarks/recipe.py [VARIANT …] [--seconds 3600] [--seeds 1] [--out DIR] [-- OVERRIDE …]
+
+The first variant is the anchor; without names all run. Every variant trains with `python train.py`, its settings and
+the OVERRIDEs (a model, data=folder data.root=DIR data.val_root=DIR, a trainer), for the given seconds each: a trial of
+a tenth of them finds how many steps that is, so that schedules end with the run. What the table says of a variant is
+its last validation, on the held-out pictures at all levels and half-way between: mean PSNR and bpp (the model's own
+estimate) at three qualities, and the BD-rate against the anchor with the same seed, as a mean over seeds and its range.
+Variants that are done already in DIR are not trained again, so that an interrupted comparison goes on; another budget
+or other OVERRIDEs need another DIR.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from codec import table
+
+from agvae.evaluation.rd import Curve, bd_rate
+
+ROOT = Path(__file__).parents[1]
+PARTS = (("bpp", 3), ("psnr-rgb", 2))  # of a point, with the digits to print
+
+VARIANTS = {
+    "default": [],
+    "quantizer noise": ["model/quantizer=noise"],
+    "quantizer mixed": ["model/quantizer=mixed"],
+    "weight power 0": ["loss.level_weight_power=0"],
+    "weight power 0.25": ["loss.level_weight_power=0.25"],
+    "weight power 0.75": ["loss.level_weight_power=0.75"],
+    "one level a batch": ["loss.level_sampling=batch"],
+    "lr half": ["optimizer.lr=${mul:0.5}"],
+    "lr double": ["optimizer.lr=${mul:2}"],
+    "wsd": ["scheduler=wsd"],
+    "multistep": ["scheduler=multistep"],
+    "ema 0.99": ["ema.decay=0.99"],
+    "ema 0.999": ["ema.decay=0.999"],
+    "batch half": ["data.batch_size=${mul:0.5}"],
+    "batch double": ["data.batch_size=${mul:2}"],
+    "patch half": ["data.patch_size=${mul:0.5}"],
+}
+
+
+def settings_of(variant, overrides):
+    """A variant's settings; ${mul:X} is X times what the configuration otherwise holds."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    settings = []
+    for setting in VARIANTS[variant]:
+        key, value = setting.split("=", 1)
+        if value.startswith("${mul:"):
+            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+                held = OmegaConf.select(compose("train", [*overrides, "run_dir=."]), key)
+            value = type(held)(held * float(value[6:-1]))
+            setting = f"{key}={value}"
+        settings.append(setting)
+    return settings
+
+
+def train(run_dir, seconds, settings):
+    """Train for at most so many seconds; the steps that were taken."""
+    hours, rest = divmod(seconds, 3600)
+    clock = f"{hours // 24:02d}:{hours % 24:02d}:{rest // 60:02d}:{rest % 60:02d}"
+    command = [sys.executable, ROOT / "train.py", *settings, "logger=csv", "callbacks.progress_bar=null"]
+    command += ["+trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0"]
+    command += [f"hydra.run.dir={run_dir}", f"trainer.max_time='{clock}'"]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+
+
+def result(folder, variant, seed, seconds, overrides):
+    """The curve of a variant after its time, with steps; trained unless it is there already."""
+    run = folder / f"{variant.replace(' ', '_')}-{seed}"
+    done = run / "result.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    settings = [*overrides, *settings_of(variant, overrides), f"seed={seed}"]
+    trial = max(10, seconds // 10)
+    never = "trainer.val_check_interval=1000000"
+    rate = train(run / "trial", trial, [*settings, never]) / trial
+    steps = max(1, round(rate * seconds))
+    ends = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
+    # The trial's rate is not quite that of the run: a run that is a fifth late still ends with its schedule.
+    taken = train(run / "run", round(1.2 * seconds), [*settings, *ends])
+    if taken < steps:
+        raise SystemExit(
+            f"{variant}: {taken} of {steps} steps in 1.2 times the time: the machine is too busy to compare"
+        )
+    with (run / "run" / "rd.csv").open() as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    points = [row for row in rows if row["step"] == rows[-1]["step"]]
+    curve = {"steps": steps, "quality": [p["quality"] for p in points]}
+    curve |= {"bpp": [p["bpp"] for p in points], "psnr-rgb": [p["psnr"] for p in points]}
+    done.write_text(json.dumps(curve))
+    return curve
+
+
+def main():
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    overrides = words[at + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--seconds", type=int, default=3600)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "recipe")
+    arguments = parser.parse_args(words[:at])
+    names = arguments.variants or list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        parser.error(f"no variant is called {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+
+    folder = arguments.out.resolve()
+    results = {}
+    for seed in range(arguments.seeds):
+        for name in names:
+            results[name, seed] = result(folder, name, seed, arguments.seconds, overrides)
+            print(f"{name}, seed {seed}: {results[name, seed]['steps']} steps", file=sys.stderr, flush=True)
+    rows = []
+    for name in names:
+        curves = [Curve(name, "", results[name, seed]) for seed in range(arguments.seeds)]
+        anchors = [Curve("anchor", "", results[names[0], seed]) for seed in range(arguments.seeds)]
+        rates = [bd_rate(anchor, curve) for anchor, curve in zip(anchors, curves, strict=True)]
+        percents = [rate.percent for rate in rates]
+        if None in percents:
+            compared = next(rate.reason for rate in rates if rate.reason)
+        else:
+            compared = f"{statistics.mean(percents):+.1f} %"
+            compared += f" ({min(percents):+.1f} to {max(percents):+.1f})" if len(percents) > 1 else ""
+        last = len(curves[0].results["bpp"]) - 1
+        points = [
+            " / ".join(f"{statistics.mean(c.results[key][i] for c in curves):.{digits}f}" for key, digits in PARTS)
+            for i in (0, last // 2, last)
+        ]
+        rows.append([name, results[name, 0]["steps"], *points, compared])
+    qualities = [f"bpp / dB, {where}" for where in ("lowest", "middle", "highest")]
+    table(["variant", "steps", *qualities, f"BD-rate, {names[0]} = 0"], *rows)
+
+
+if __name__ == "__main__":
+    main()

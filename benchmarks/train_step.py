@@ -1,0 +1,265 @@
+"""Steps per second of training: ours, as train.py trains, beside a plain loop over CompressAI's model.
+
+    python benchmarks/train_step.py [--device cpu|cuda] [--transforms minnen2018|residual] [--batch 16] [--patch 256]
+                                    [--rounds 8] [--also compile=true …] [--profile]
+
+ours        agvae.engine.train with trainer=DEVICE and otherwise the defaults, context none: Lightning's loop, the
+            bundled photos, levels and gains, logging, everything that a run does. On a GPU with compile=true and
+            data.cache=device
+plain       the loop of CompressAI's example trainer, written anew: float32, contiguous, an optimiser for the network
+            and one for the quantiles, clipping to norm 1, the auxiliary loss stepped apart. minnen2018: over its
+            MeanScaleHyperprior with the same widths; residual: over our own model, fixed-rate and symmetric. Its
+            pictures lie ready as tensors and cost it nothing
+--also      further rows: ours with other settings
+
+Each lives in a process of its own and they take turns, a round of steps each, so that other work on the machine hits
+all alike. Steps per second are medians over rounds; with one thread (OMP_NUM_THREADS=1) on a CPU a second is one of the
+processor's, which other work hardly changes. Memory is the peak of the process (CPU: resident, without what it had
+before its first step; GPU: allocated). On a GPU a round waits for the device at its end, and floating-point operations
+(convolutions and matrix products, forwards and backwards) per second are set against the rate that bfloat16 matrix
+products of 8192² reach on the card. --profile: the operations that take most of the time of ours.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from codec import photo, table
+
+ROOT = Path(__file__).parents[1]
+LAMBDA = 0.01
+
+
+def resident() -> int:
+    """The peak of this process, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Turns:
+    """A loop's side of taking turns: it reports a round's seconds and memory and waits for the next."""
+
+    def __init__(self, connection, device, steps):
+        self.connection, self.device, self.steps = connection, device, steps
+        self.clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+        self.done = 0
+        self.before = resident()
+
+    def start(self):
+        """Wait for the first turn, or the next; the program's end is one too."""
+        self.done = 0
+        if self.connection.recv() is None:
+            raise SystemExit
+        self.began = self.clock()
+
+    def step(self):
+        """Call after each step."""
+        self.done += 1
+        if self.done < self.steps:
+            return
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        seconds = self.clock() - self.began
+        memory = torch.cuda.max_memory_allocated() if self.device == "cuda" else resident() - self.before
+        self.connection.send((seconds, memory))
+        self.start()
+
+
+def ours(connection, arguments, overrides):
+    """Train as train.py does, taking turns."""
+    from hydra import compose, initialize_config_dir
+    from lightning.pytorch.callbacks import Callback
+    from torch.profiler import profile
+
+    from agvae import engine
+
+    turns = Turns(connection, arguments.device, arguments.steps)
+
+    class TakeTurns(Callback):
+        def on_train_start(self, trainer, module):
+            self.profiler = None
+            turns.before = resident()
+            turns.start()
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if arguments.profile and trainer.global_step == 2 * arguments.steps:
+                self.profiler = profile()
+                self.profiler.__enter__()
+            elif self.profiler is not None:
+                self.profiler.__exit__(None, None, None)
+                key = f"self_{arguments.device}_time_total"
+                print(self.profiler.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60))
+                self.profiler = None
+            turns.step()
+
+    # The engine makes its callbacks from the configuration, which names this one.
+    sys.modules["train_step_turns"] = type(sys)("train_step_turns")
+    sys.modules["train_step_turns"].TakeTurns = TakeTurns
+    settings = [
+        f"trainer={'gpu' if arguments.device == 'cuda' else 'cpu'}",
+        f"model/transforms={arguments.transforms}",
+        f"data.batch_size={arguments.batch}",
+        f"data.patch_size={arguments.patch}",
+        "logger=csv",
+        "trainer.num_sanity_val_steps=0",
+        "trainer.max_steps=1000000",
+        "trainer.val_check_interval=1000000",
+        "callbacks.last.every_n_steps=1000000",
+        "callbacks.progress_bar=null",
+        "+trainer.enable_progress_bar=false",
+        "+callbacks.turns._target_=train_step_turns.TakeTurns",
+        *(["compile=true", "data.cache=device"] if arguments.device == "cuda" else []),
+        *overrides,
+    ]
+    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        engine.train(compose("train", [*settings, f"run_dir={folder}"]))
+
+
+def plain(connection, arguments):
+    """The loop of CompressAI's example trainer, taking turns."""
+    from compressai.losses import RateDistortionLoss
+    from compressai.models import MeanScaleHyperprior
+
+    turns = Turns(connection, arguments.device, arguments.steps)
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    if arguments.transforms == "minnen2018":
+        model, criterion = MeanScaleHyperprior(128, 192).to(device).train(), RateDistortionLoss(lmbda=LAMBDA)
+    else:
+        model, criterion = FixedRate(arguments.transforms).to(device).train(), rate_distortion
+    network = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
+    quantiles = [p for name, p in model.named_parameters() if name.endswith("quantiles")]
+    optimizer, aux_optimizer = torch.optim.Adam(network, lr=1e-4), torch.optim.Adam(quantiles, lr=1e-3)
+    x = patches(arguments).to(device)
+    turns.before = resident()
+    turns.start()
+    while True:
+        optimizer.zero_grad()
+        aux_optimizer.zero_grad()
+        out = model(x)
+        criterion(out, x)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.aux_loss().backward()
+        aux_optimizer.step()
+        turns.step()
+
+
+class FixedRate(torch.nn.Module):
+    """Our networks behind CompressAI's interface, without gains."""
+
+    def __init__(self, transforms):
+        from hydra import compose, initialize_config_dir
+        from omegaconf import OmegaConf
+
+        from agvae.models import AGVAE
+
+        super().__init__()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            chosen = [f"model/transforms={transforms}", "model/gain=none", "model/entropy=symmetric"]
+            config = compose("train", [*chosen, "model/quantizer=noise", "run_dir=."])
+        self.model = AGVAE.from_config(OmegaConf.to_container(config.model))
+        self.aux_loss = self.model.aux_loss
+
+    def forward(self, x):
+        return self.model(x, 0.0)
+
+
+def rate_distortion(out, x):
+    """CompressAI's loss for our model's output."""
+    bpp = out.bits.sum() / x[:, 0].numel()
+    return {"loss": bpp + LAMBDA * 255**2 * torch.nn.functional.mse_loss(out.x_hat, x)}
+
+
+def patches(arguments):
+    """Float pictures (B, 3, P, P) in [0, 1], cut from a photograph."""
+    side, (batch, patch) = 2048, (arguments.batch, arguments.patch)
+    image = torch.from_numpy(photo(side, side)).permute(2, 0, 1) / 255
+    corners = torch.randint(side - patch, (batch, 2), generator=torch.Generator().manual_seed(0)).tolist()
+    return torch.stack([image[:, i : i + patch, j : j + patch] for i, j in corners]).contiguous()
+
+
+def step_flops(arguments):
+    """Floating-point operations of a training step of ours: its convolutions and matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = FixedRate(arguments.transforms).train()
+    x = torch.rand(1, 3, arguments.patch, arguments.patch)
+    with FlopCounterMode(display=False) as counter:
+        rate_distortion(model(x), x)["loss"].backward()
+    return counter.get_total_flops() * arguments.batch
+
+
+def matmul_rate(side=8192, repeats=20):
+    """Operations per second of bfloat16 matrix products on the GPU."""
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for timed in (False, True):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            a @ b
+        torch.cuda.synchronize()
+        if timed:
+            return 2 * side**3 * repeats / (time.perf_counter() - start)
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--transforms", choices=("minnen2018", "residual"), default="minnen2018")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--patch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="steps of a round; default 1 on a CPU, 50 on a GPU")
+    parser.add_argument(
+        "--also", nargs="*", default=[], help="settings, each a row of its own; join several with a comma"
+    )
+    parser.add_argument("--profile", action="store_true")
+    arguments = parser.parse_args()
+    arguments.steps = arguments.steps or (50 if arguments.device == "cuda" else 1)
+
+    context = multiprocessing.get_context("spawn")
+    jobs = {"plain": (plain, ()), "ours": (ours, ([],))}
+    jobs |= {f"ours, {settings}": (ours, (settings.split(","),)) for settings in arguments.also}
+    processes, connections = [], {}
+    for name, (function, rest) in jobs.items():
+        connections[name], theirs = context.Pipe()
+        processes.append(context.Process(target=function, args=(theirs, arguments, *rest), daemon=True))
+        processes[-1].start()
+        theirs.close()
+    rounds = {name: [] for name in jobs}
+    for _ in range(arguments.rounds + 1):
+        for name, connection in connections.items():
+            connection.send(True)
+            rounds[name].append(connection.recv())
+    for connection in connections.values():
+        connection.send(None)
+    for process in processes:
+        process.join()
+
+    rates = {name: arguments.steps / statistics.median(s for s, _ in taken[1:]) for name, taken in rounds.items()}
+    on_gpu = arguments.device == "cuda"
+    flops, peak = (step_flops(arguments), matmul_rate()) if on_gpu else (None, None)
+    print(
+        f"\n{arguments.transforms}, batch {arguments.batch} of {arguments.patch}², {arguments.device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    )
+    rows = []
+    for name, rate in rates.items():
+        ratios = sorted(p / o for (p, _), (o, _) in zip(rounds["plain"][1:], rounds[name][1:], strict=True))
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        memory = max(m for _, m in rounds[name]) / 2**30
+        row = [name, f"{rate:.3g}", f"{rate * arguments.batch:.3g}", spread, f"{memory:.2f}"]
+        rows.append(row + ([f"{rate * flops / 1e12:.3g}", f"{rate * flops / peak:.1%}"] if on_gpu else []))
+    columns = ["loop", "steps/s", "images/s", "speed, plain = 1 (range over rounds)", "memory, GiB"]
+    table([*columns, *(["TFLOP/s", f"of {peak / 1e12:.0f} TFLOP/s"] if on_gpu else [])], *rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,393 @@
+"""What a run survives: a process killed at any moment, full disks, losses that are not finite, loggers that fail."""
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+from test_training import ROOT, TINY_RUN, At, assert_equal, configure, inject, load, tiny_module
+
+from agvae.engine import train
+from agvae.errors import ConfigError, DataError
+from agvae.files import ASIDE
+from agvae.training.acceleration import _compare, choose_precision, compile_networks, try_bfloat16
+from agvae.training.callbacks import DivergenceError, Interrupted, SkippedSteps
+from agvae.training.checkpoints import AtomicCheckpointIO
+from agvae.training.loggers import never_fails
+from agvae.training.optimization import build_optimizer
+
+__all__ = ["inject"]
+
+RUN = ["trainer.max_steps=8", "ema.decay=0.9", "trainer.val_check_interval=4", "callbacks.last.every_n_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict:
+    """The last checkpoint of a run of 8 steps that nothing disturbs."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    train(configure(run_dir, *RUN))
+    return load(run_dir)
+
+
+def assert_same_state(one: dict, other: dict) -> None:
+    """Weights, average, optimiser, schedule and position are those of the other run, bit for bit."""
+    assert one["global_step"] == other["global_step"]
+    for part in ("state_dict", "ema"):
+        assert_equal(one[part], other[part])
+    (mine,), (theirs,) = one["optimizer_states"], other["optimizer_states"]
+    assert mine["param_groups"] == theirs["param_groups"]
+    for index, state in theirs["state"].items():
+        assert_equal(mine["state"][index], state)
+    assert one["lr_schedulers"] == other["lr_schedulers"]
+    progress = [run["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] for run in (one, other)]
+    assert progress[0] == progress[1]
+
+
+# --- killed
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from test_training import configure
+from agvae import files
+from agvae.engine import train
+
+calls, real = [], getattr(os, {call!r})
+
+def killed(*arguments):
+    calls.append(arguments)
+    if len(calls) == {count}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+setattr(os, {call!r}, killed)
+train(configure(Path({run_dir!r}), *{options!r}))
+"""
+
+
+def start(code: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on it
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "count", "step"),
+    [
+        ("replace", 5, 4),  # step 5 written aside, not renamed
+        pytest.param("replace", 6, 4, marks=pytest.mark.slow),  # while the best one is written
+        pytest.param("fsync", 3, 1, marks=pytest.mark.slow),  # half of step 2
+    ],
+)
+def test_a_run_killed_while_it_saves_resumes_bit_for_bit(uninterrupted, tmp_path, call, count, step):
+    code = KILLED.format(tests=str(Path(__file__).parent), call=call, count=count, run_dir=str(tmp_path), options=RUN)
+    process = start(code)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert list((tmp_path / "checkpoints").glob(f"{ASIDE}*"))
+    assert load(tmp_path)["global_step"] == step
+    train(configure(tmp_path, *RUN, "ckpt_path=last"))
+    assert_same_state(load(tmp_path), uninterrupted)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_at_any_moment_ends_as_the_uninterrupted_one(uninterrupted, tmp_path):
+    code = KILLED.format(
+        tests=str(Path(__file__).parent),
+        call="fsync",
+        count=-1,
+        run_dir=str(tmp_path),
+        options=[*RUN, "ckpt_path=last"],
+    )
+    train(configure(tmp_path, *RUN, "trainer.max_steps=1"))
+    last, kills = tmp_path / "checkpoints" / "last.ckpt", 0
+    for delay in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2):
+        process = start(code)
+        saved = last.stat().st_mtime_ns
+        while process.poll() is None and last.stat().st_mtime_ns == saved:
+            pass
+        if process.poll() is None:
+            signal.sigtimedwait([], delay)
+            process.kill()
+            kills += 1
+        process.communicate(timeout=120)
+        if load(tmp_path)["global_step"] == 8:
+            break
+    assert kills > 2
+    if load(tmp_path)["global_step"] < 8:
+        train(configure(tmp_path, *RUN, "ckpt_path=last"))
+    assert_same_state(load(tmp_path), uninterrupted)
+
+
+def test_sigterm_saves_exits_with_143_and_resumes_bit_for_bit(uninterrupted, tmp_path, inject):
+    inject(At(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Interrupted) as stopped:
+        train(configure(tmp_path, *RUN, "callbacks.last.every_n_steps=1000"))
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert load(tmp_path)["global_step"] == 5
+    inject()
+    train(configure(tmp_path, *RUN, "ckpt_path=last"))
+    assert_same_state(load(tmp_path), uninterrupted)
+
+
+# --- a full disk
+
+
+class Disk:
+    """Full, it refuses to let any file grow over 64 KiB."""
+
+    def __init__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, self.before[1]))
+
+    def free(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+@pytest.fixture
+def disk():
+    disk = Disk()
+    yield disk
+    disk.free()
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_is_said(tmp_path, disk, caplog):
+    keeper, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    keeper.save_checkpoint({"global_step": 1, "weights": torch.zeros(2**16)}, path)
+    disk.fill()
+    keeper.save_checkpoint({"global_step": 2, "weights": torch.ones(2**16)}, path)
+    disk.free()
+    assert "step 2 was not saved: [Errno 27] File too large" in caplog.text
+    assert "the one before stays" in caplog.text
+    assert torch.load(path, weights_only=True)["global_step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    keeper.save_checkpoint({"global_step": 3}, path)
+    assert keeper.failure is None
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_the_last_good_checkpoint(tmp_path, inject, disk):
+    fills = iter([disk.fill, disk.free])  # the resumed run comes by step 3 again
+    inject(At(3, lambda: next(fills)()))
+    with pytest.raises(DataError, match=r"last checkpoint could not be saved.*too large.*ckpt_path=last"):
+        train(configure(tmp_path, *RUN))
+    disk.free()
+    assert load(tmp_path)["global_step"] == 2
+    train(configure(tmp_path, *RUN, "ckpt_path=last"))
+    assert load(tmp_path)["global_step"] == 8
+
+
+def test_a_disk_that_has_room_again_ends_well(uninterrupted, tmp_path, inject, disk, caplog):
+    inject(At(3, disk.fill), At(6, disk.free))
+    train(configure(tmp_path, *RUN))
+    assert "step 5 was not saved" in caplog.text
+    assert_same_state(load(tmp_path), uninterrupted)
+
+
+# --- not finite
+
+
+class Spoil(Callback):
+    """Makes the pictures of the given steps, counted from 1, give a loss or gradients that are not finite."""
+
+    def __init__(self, steps, what="loss"):
+        self.steps, self.what = set(steps), what
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        spoiled = trainer.global_step + 1 in self.steps
+        module.level_lambda.fill_(torch.nan if spoiled and self.what == "loss" else 0.01)
+
+    def on_after_backward(self, trainer, module):
+        if trainer.global_step + 1 in self.steps and self.what == "gradient":
+            next(module.model.g_s.parameters()).grad[0] = torch.inf
+
+
+class Weights(Callback):
+    """The weights and the optimiser's state after each step."""
+
+    def __init__(self):
+        self.after = {}
+
+    def on_train_batch_end(self, trainer, module, *_):
+        state = trainer.optimizers[0].state_dict()["state"]
+        moments = {f"{i}.{key}": value.clone() for i, s in state.items() for key, value in s.items()}
+        weights = {name: value.clone() for name, value in module.state_dict().items()}
+        self.after[trainer.global_step] = weights | moments
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, inject, caplog, what):
+    weights = Weights()
+    inject(Spoil([3, 4, 6], what), weights)
+    trainer = train(configure(tmp_path, "trainer.max_steps=7"))
+    assert_equal(weights.after[2], weights.after[3])
+    assert_equal(weights.after[2], weights.after[4])
+    assert_equal(weights.after[5], weights.after[6])
+    assert not torch.equal(weights.after[4]["model.g_a.0.weight"], weights.after[5]["model.g_a.0.weight"])
+    assert all(value.isfinite().all() for value in weights.after[7].values())
+    assert trainer.callback_metrics["train/skipped_steps"] == 3
+    assert "step 6 skipped" in caplog.text
+    assert load(tmp_path)["callbacks"]["SkippedSteps"] == {"total": 3, "row": 0}
+
+
+def test_too_many_in_a_row_end_the_run_with_the_files_and_the_last_good_weights(tmp_path, inject):
+    weights = Weights()
+    inject(Spoil([2, *range(4, 9)]), weights)
+    with pytest.raises(DivergenceError, match=r"3 steps in a row, up to step 6,.*\.(png|jpg).*ckpt_path=last") as error:
+        train(configure(tmp_path, "trainer.max_steps=8", "callbacks.skipped_steps.in_a_row=3"))
+    assert "\n" not in str(error.value)
+    saved = load(tmp_path)
+    assert saved["global_step"] == 6
+    assert_equal(saved["state_dict"], {k: v for k, v in weights.after[3].items() if k in saved["state_dict"]})
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(ConfigError, match="in_a_row=0"):
+        SkippedSteps(0)
+
+
+def test_the_step_is_skipped_also_for_the_quantiles_alone(tiny_config, monkeypatch):
+    module = tiny_module(tiny_config)
+    monkeypatch.setattr(module, "log", lambda *_: None)
+    network, quantiles = module.model.network_parameters(), module.model.quantile_parameters()
+    optimizer = build_optimizer(dict(module.hparams.optimizer), network, quantiles, fused=True)
+    for p in module.model.parameters():
+        p.grad = torch.ones_like(p)
+    quantiles[0].grad[0] = torch.nan
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    module.configure_gradient_clipping(optimizer, 1.0)
+    optimizer.step()
+    assert module.step_skipped
+    assert_equal(before, module.state_dict())
+
+
+SPOILED_ON_ONE_RANK = """
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class Spoil(Callback):
+    def on_train_start(self, trainer, module):
+        self.distortion = module.distortion
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        wrong = trainer.global_rank == 1 and trainer.global_step in (1, 2)
+        module.distortion = lambda x_hat, x: self.distortion(x_hat, x) * (torch.nan if wrong else 1)
+
+    def on_train_end(self, trainer, module):
+        torch.save((trainer.callback_metrics["train/skipped_steps"], module.state_dict()), f"{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_all_ranks_skip_a_step_that_one_of_them_spoils(tmp_path):
+    (tmp_path / "spoil.py").write_text(SPOILED_ON_ONE_RANK)
+    options = ["trainer.devices=2", "trainer.max_steps=5", "+callbacks.spoil._target_=spoil.Spoil"]
+    command = [sys.executable, str(ROOT / "train.py"), *TINY_RUN[:-1], *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
+    (skipped, weights), (also_skipped, same) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    assert skipped == also_skipped == 2
+    assert_equal(weights, same)
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+# --- loggers
+
+
+class Unreachable(CSVLogger):
+    def log_metrics(self, *_, **__):
+        raise ConnectionError("the service is down")
+
+    def save(self):
+        raise OSError("no space left")
+
+
+def test_a_logger_that_fails_is_named_once_and_never_ends_a_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("lightning.pytorch.loggers.CSVLogger", Unreachable)
+    with caplog.at_level(logging.WARNING):
+        train(configure(tmp_path, "trainer.max_steps=3"))
+    assert load(tmp_path)["global_step"] == 3
+    assert caplog.text.count("failed, and the run goes on without it") == 1
+
+
+def test_a_guarded_logger_still_logs(tmp_path):
+    logger = never_fails(CSVLogger(tmp_path, version=0))
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.save()
+    assert "loss" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+
+
+# --- waiting for data
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_the_share_of_time_spent_waiting_for_data_is_logged(tmp_path, cache):
+    options = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.num_workers=0", f"data.cache={cache}"]
+    metrics = train(configure(tmp_path, *options)).callback_metrics
+    assert 0 < metrics["train/data_wait"] < 1
+
+
+# --- fast paths that a machine may lack
+
+
+def test_precision_is_float32_where_bfloat16_is_slow_wrong_or_crashes(tiny_config, monkeypatch):
+    answers = {"speedup": 3.0, "loss": 0.0, "cosine": 1.0}
+    monkeypatch.setattr("agvae.training.acceleration.try_bfloat16", lambda model: answers)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    assert choose_precision("cpu", tiny_config) == "32-true"
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    assert choose_precision("cpu", tiny_config) == "bf16-mixed"
+    answers = {"speedup": 1.1, "loss": 0.0, "cosine": 1.0}
+    assert choose_precision("cpu", tiny_config) == "32-true"
+    answers = {"reason": "crashes (status -11)"}
+    assert choose_precision("cpu", tiny_config) == "32-true"
+
+
+@pytest.mark.parametrize("transforms", ["minnen2018", "residual"])
+def test_bfloat16_gives_the_loss_and_the_gradients_of_float32(tiny_config, transforms):
+    tiny_config["transforms"]["name"] = transforms
+    compared = _compare(tiny_config, side=64, batch=2)
+    assert compared["loss"] < 0.01
+    assert compared["cosine"] > 0.99
+
+
+def test_a_crash_in_bfloat16_is_one_of_the_process_that_tries_it():
+    assert try_bfloat16({"transforms": None})["reason"].startswith("crashes (status")
+
+
+def test_networks_that_cannot_be_compiled_run_as_they_are_and_that_is_said(tiny_model, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("no working C++ compiler")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", broken)
+    tiny_model.train()
+    x = torch.rand(1, 3, 64, 64)
+    before = tiny_model.g_a(x)
+    assert not compile_networks(tiny_model, 64, 1, torch.autocast("cpu", enabled=False))
+    assert "no working C++ compiler" in caplog.text or "run as they are" in caplog.text
+    assert torch.equal(tiny_model.g_a(x), before)
+    assert all(p.grad is None for p in tiny_model.parameters())
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_as_the_others_do(tmp_path):
+    runs = {}
+    for compiled in ("true", "false"):
+        options = ["trainer.max_steps=6", "trainer.val_check_interval=3", f"compile={compiled}"]
+        trainer = train(configure(tmp_path / compiled, *options))
+        runs[compiled] = [trainer.callback_metrics[key].item() for key in ("train/loss", "val/loss")]
+    assert runs["true"] == pytest.approx(runs["false"], rel=1e-3)
