@@ -143,7 +143,7 @@ class Codec:
         last = (self.levels - 1) * QUALITY_STEPS
         if name in ("bpp", "bytes"):
             pixels = header.width * header.height
-            size = int(target if name == "bytes" else target * pixels / 8)
+            size = max(1, int(target if name == "bytes" else target * pixels / 8))
             census = ScaleCensus(self._tables, self._model)
             return rate_control.largest_within(
                 lambda fixed: (self._encode(latent, header, fixed, census)[0], census.curve(fixed)),

@@ -58,12 +58,12 @@ class DataConfig:
             raise ConfigError(f"data=sample has no data.root: to use the images in {self.root}, add data=folder")
         if self.cache not in get_args(Cache):
             raise ConfigError(f"data.cache={self.cache} is none of {', '.join(get_args(Cache))}")
+        if self.layout == "shards" and self.cache != "none":
+            raise ConfigError(f"data.cache={self.cache}: shards are read as they are needed, with data.cache=none")
         if self.cache == "device" and self.num_workers:
             raise ConfigError(
                 "data.cache=device cuts patches on the device, without workers: leave data.num_workers out"
             )
-        if self.layout == "shards" and self.cache != "none":
-            raise ConfigError(f"data.cache={self.cache}: shards are read as they are needed, with data.cache=none")
         if not (_is_number(self.val_share) and 0 < self.val_share < 1):
             raise ConfigError(f"data.val_share={self.val_share} is not between 0 and 1")
         if not (_is_number(self.cache_gib) and self.cache_gib >= 0):

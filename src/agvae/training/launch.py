@@ -3,7 +3,6 @@
 import logging
 import os
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,13 +45,10 @@ class Quiet(Callback):
 def launched(trainer: Trainer, last: Path) -> Iterator[None]:
     """While this is open, processes that Lightning starts join this very run; afterwards they have ended.
 
-    Of a sweep (`train.py -m`) they do the job at hand alone, in its directory, and not the sweep once more, and
-    nothing of them is left that the next job would take for its own. `last` is the run's last checkpoint, from which
-    this process learns how far processes came that were spawned."""
+    Nothing of them is left that a later run of this process would take for its own. `last` is the run's last
+    checkpoint, from which this process learns how far processes came that were spawned."""
     kept = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
-    arguments = sys.argv
     try:
-        sys.argv = _arguments_of_this_job()
         yield
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and last.is_file():
             trainer.fit_loop.load_state_dict(
@@ -65,38 +61,12 @@ def launched(trainer: Trainer, last: Path) -> Iterator[None]:
             process.kill()  # it may wait for this one in a collective
         raise
     finally:
-        sys.argv = arguments
         _wait_for_others(trainer)
         for name, value in kept.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _arguments_of_this_job() -> list[str]:
-    """The command line of one job as Hydra resolved it: the configuration's place and the job's own overrides."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import read_write
-
-    if not HydraConfig.initialized():
-        return sys.argv
-    hydra = HydraConfig.get()
-    with read_write(hydra):
-        hydra.run.dir = hydra.runtime.output_dir  # Lightning hands this on; of a sweep's job it would be another
-    places = {source.provider: source.path for source in hydra.runtime.config_sources if source.schema == "file"}
-    extra = ["--config-dir", places["command-line"]] if "command-line" in places else []
-    overrides = [o for o in hydra.overrides.hydra if not o.startswith("hydra.mode=")]
-    return [
-        sys.argv[0],
-        "--config-path",
-        places["main"],
-        "--config-name",
-        hydra.job.config_name,
-        *extra,
-        *overrides,
-        *hydra.overrides.task,
-    ]
 
 
 def _started_by(trainer: Trainer) -> list[subprocess.Popen]:
