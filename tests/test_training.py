@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from PIL import Image
 
+from agvae.codec import model_file
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError
 from agvae.training import loggers
@@ -426,6 +427,35 @@ def test_resuming_with_another_model_or_nothing_to_do_is_refused(uninterrupted):
         train(configure(uninterrupted, last, "trainer.max_steps=9", "model.gain.levels=3"))
     with pytest.raises(ConfigError, match="step 8"):
         train(configure(uninterrupted, last, "trainer.max_steps=8"))
+
+
+def test_a_run_starts_from_the_weights_of_another(uninterrupted, tmp_path):
+    last = uninterrupted / "checkpoints/last.ckpt"
+    exported = tmp_path / "model.safetensors"
+    model_file.from_checkpoint(last).save(exported)
+    for source in (last, exported):
+        run_dir = tmp_path / source.suffix
+        train(
+            configure(
+                run_dir, f"init_from={source}", "trainer.max_steps=1", "optimizer.lr=0", "optimizer.quantile_lr=0"
+            )
+        )
+        assert_equal(
+            {k.removeprefix("model."): w for k, w in load(run_dir)["state_dict"].items()}, load(uninterrupted)["ema"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("nowhere.safetensors", [], "nowhere.safetensors"),
+        ("{last}", ["model.gain.levels=3"], r"model\.gain\.levels=6"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(uninterrupted, tmp_path, source, options, message):
+    source = source.format(last=uninterrupted / "checkpoints/last.ckpt")
+    with pytest.raises(ConfigError, match=message):
+        train(configure(tmp_path, f"init_from={source}", *options))
 
 
 # --- W&B

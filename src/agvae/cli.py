@@ -27,7 +27,7 @@ from agvae.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from agvae.codec import Codec
 
-DEFAULT_MODEL = "agvae-mse"
+DEFAULT_MODEL = "agvae-small-mse"
 STANDARD = "-"
 """Standard input or output, in the place of a file."""
 

@@ -185,6 +185,8 @@ def train(cfg: DictConfig) -> Any:
     module = AGVAEModule(
         **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
     )
+    if cfg.init_from is not None and not checkpoint:
+        _initialise(module.model, str(cfg.init_from))
 
     interval, steps = config["trainer"]["val_check_interval"], config["trainer"]["max_steps"]
     if isinstance(interval, int) and isinstance(steps, int) and 0 < steps < interval:
@@ -256,6 +258,22 @@ def _choose_precision(config: dict[str, Any], resumed: str | None) -> str:
     if str(trainer["strategy"]).startswith("fsdp") or (accelerator == "cpu" and not alone):
         return acceleration.FLOAT32
     return resumed or acceleration.choose_precision(accelerator, config["model"])
+
+
+def _initialise(model: Any, name_or_path: str) -> None:
+    """Give `model` the weights of a checkpoint, averaged ones where it has them, of a model file or a shipped model."""
+    from agvae.codec import model_file
+    from agvae.training import runs
+
+    read = model_file.from_checkpoint if name_or_path.endswith(".ckpt") else model_file.load
+    try:
+        found = read(name_or_path)
+    except model_file.ModelError as error:
+        raise ConfigError(f"init_from={name_or_path}: {error}") from error
+    # How it was quantised in training is no part of the weights.
+    if different := [d for d in runs.differences(found.config, model.config) if not d.startswith("model.quantizer")]:
+        raise ConfigError(f"init_from={name_or_path} is another model: it has {' '.join(different)}")
+    model.load_state_dict(found.weights)
 
 
 def _batch(trainer: Any, batch_size: int) -> str:

@@ -106,14 +106,19 @@ def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, 
 
 def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps: int) -> None:
     """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take."""
-    saved, wanted = _flat(checkpoint["hyper_parameters"]["model"]), _flat(model)
-    different = [f"model.{key}={saved.get(key)}" for key in saved | wanted if saved.get(key) != wanted.get(key)]
+    different = differences(checkpoint["hyper_parameters"]["model"], model)
     if different:
         raise ConfigError(f"the checkpoint's model has {' '.join(different)}: resume with the options it began with")
     if 0 <= max_steps <= checkpoint["global_step"]:
         raise ConfigError(
             f"the checkpoint is of step {checkpoint['global_step']}, and trainer.max_steps={max_steps}: set it higher"
         )
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Where two model configurations differ, as the overrides that would make `wanted` what was found."""
+    found, wanted = _flat(found), _flat(wanted)
+    return [f"model.{key}={found.get(key)}" for key in found | wanted if found.get(key) != wanted.get(key)]
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
