@@ -43,7 +43,8 @@ def test_every_choice_composes(choice, tmp_path):
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_takes_two_steps(experiment, tmp_path):
     small = ["model.transforms.N=8", "model.transforms.M=12"]
-    options = ["trainer.accelerator=cpu", "trainer.devices=1", "data=sample", "trainer.precision=32-true"]
-    cfg = configure(f"experiment={experiment}", "debug=fast", *small, *options, f"run_dir={tmp_path}")
+    machine = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "compile=false"]
+    data = ["data=sample", "data.cache=memory", "init_from=null"]
+    cfg = configure(f"experiment={experiment}", "debug=fast", *small, *machine, *data, f"run_dir={tmp_path}")
     assert train(cfg).global_step == 2
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
