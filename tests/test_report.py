@@ -541,7 +541,8 @@ def test_real_runs_are_read_without_a_note(tmp_path):
     def run(*command):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
 
-    small = ["experiment=quickstart", "model.transforms.N=8", "model.transforms.M=12", "model.transforms.blocks=1"]
+    small = ["experiment=quickstart", "init_from=null"]
+    small += ["model.transforms.N=8", "model.transforms.M=12", "model.transforms.blocks=1"]
     quick = ["trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "logger=csv"]
     data = ["data.batch_size=2", "data.patch_size=64", "data.val_crop=192", "model.gain.levels=2"]
     run("train.py", *small, *quick, *data, f"hydra.run.dir={tmp_path}/train")

@@ -8,7 +8,7 @@ import secrets
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -114,18 +114,15 @@ def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
 def never_fails(logger: Logger) -> Logger:
     """The same logger, whose failures, of which the first is a warning, never end a run: a full disk, for one."""
     forgiving = Forgiving(f"{type(logger).__name__} failed, and the run goes on without it")
-
-    def forgiven(method: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(method)
-        def call(*args: Any, **kwargs: Any) -> None:
-            with forgiving:
-                method(*args, **kwargs)
-
-        return call
-
     for name in ("log_metrics", "log_hyperparams", "save", "finalize", "after_save_checkpoint"):
-        setattr(logger, name, forgiven(getattr(logger, name)))
+        # By name, so that it can be sent to processes that are spawned.
+        setattr(logger, name, functools.partial(_forgive, forgiving, logger, name))
     return logger
+
+
+def _forgive(forgiving: Forgiving, logger: Logger, name: str, *args: Any, **kwargs: Any) -> None:
+    with forgiving:
+        getattr(type(logger), name)(logger, *args, **kwargs)
 
 
 def logged_in() -> bool:
