@@ -38,6 +38,7 @@ import torch
 from PIL import Image
 
 from agvae.codec import model_file
+from agvae.data.layouts import list_images
 from agvae.entropy.coder import CodingError, Decoder, Encoder
 from agvae.entropy.tables import scale_index
 from agvae.models import AGVAE
@@ -116,7 +117,7 @@ def random_model(context):
 def pictures(folder, width, height):
     """(24, height, width, 3) uint8."""
     if folder:
-        images = [Image.open(path).convert("RGB") for path in sorted(folder.iterdir())[:COUNT]]
+        images = [Image.open(path).convert("RGB") for path in list_images(folder)[:COUNT]]
     else:
         images = []
         for name in PHOTOS:
