@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from conftest import lively_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
