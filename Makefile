@@ -37,11 +37,14 @@ quickstart: setup
 	@echo "A photo at two rates:                $(QUICK)/coffee_0.25.png and coffee_0.5.png, with their .agv files"
 	@echo "The model, trained a little further: $(QUICK)/model.safetensors, its logs and curves in $(QUICK)/train"
 
+# One thread each: two processes with two threads would wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(TESTS)
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow or not slow'
+	$(TESTS) -m 'slow or not slow'
 
 lint: setup
 	$(BIN)/ruff check .
