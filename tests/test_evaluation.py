@@ -366,9 +366,9 @@ def test_a_set_without_one_good_image_is_an_error(configure, fake_model, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        pytest.param([], 2, "checkpoint", marks=pytest.mark.slow),
+        ([], 2, "checkpoint"),
         (["checkpoint=missing.ckpt"], 1, "missing.ckpt"),
-        pytest.param(["checkpoint=missing.ckpt", "codecs=[nonesuch]"], 2, "nonesuch", marks=pytest.mark.slow),
+        (["checkpoint=missing.ckpt", "codecs=[nonesuch]"], 2, "nonesuch"),
     ],
 )
 def test_the_command_ends_with_one_line_and_its_status(arguments, status, message, tmp_path):

@@ -365,7 +365,6 @@ def test_bfloat16_gives_the_loss_and_the_gradients_of_float32(tiny_config, trans
     assert compared["cosine"] > 0.99
 
 
-@pytest.mark.slow
 def test_a_crash_in_bfloat16_is_one_of_the_process_that_tries_it():
     assert try_bfloat16({"transforms": None})["reason"].startswith("crashes (status")
 
