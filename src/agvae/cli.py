@@ -16,10 +16,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agvae import __version__
-from agvae.errors import ConfigError, DataError
+from agvae.errors import ConfigError, DataError, parsed
 
 # Everything heavy is imported by the command that needs it, when it needs it: `agvae --help` answers at once, and a
 # file that cannot be read is an error before torch is there.
@@ -204,29 +204,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _not_negative(text: str) -> float:
-    return _number(text, float, lambda value: 0 <= value < math.inf, "a number from 0 on")
+    return parsed(text, float, lambda value: 0 <= value < math.inf, "a number from 0 on")
 
 
 def _positive(text: str) -> float:
-    return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
+    return parsed(text, float, lambda value: 0 < value < math.inf, "a number above 0")
 
 
 def _share(text: str) -> float:
-    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0, at most 1")
+    return parsed(text, float, lambda value: 0 < value <= 1, "a number above 0, at most 1")
 
 
 def _count(text: str) -> int:
-    return _number(text, int, lambda value: value > 0, "a whole number above 0")
-
-
-def _number(text: str, kind: type, good: Callable[[Any], bool], words: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not good(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
-    return value
+    return parsed(text, int, lambda value: value > 0, "a whole number above 0")
 
 
 # ------------------------------------------------------ inputs and outputs

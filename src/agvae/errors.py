@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
 
@@ -43,3 +44,14 @@ def run_hydra(main: Callable[[], Any]) -> None:
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def parsed(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], words: str) -> Any:
+    """A command-line argument as a value. Raises ArgumentTypeError, "… is not `words`", unless it is good."""
+    try:
+        value = parse(text)
+    except ValueError:
+        value = None
+    if value is None or not good(value):
+        raise ArgumentTypeError(f"{text!r} is not {words}")
+    return value

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from agvae.errors import ConfigError, DataError, exit_on_error
+from agvae.errors import ConfigError, DataError, exit_on_error, parsed
 
 # Like the command line's, a wrong argument is said before torch is there.
 
@@ -580,26 +580,26 @@ _OUTPUT = "folder for pictures, tables and numbers (default: outputs/paper)"
 
 
 def _positive(text: str) -> float:
-    return _parsed(text, float, lambda value: 0 < value < math.inf, "a number above 0")
+    return parsed(text, float, lambda value: 0 < value < math.inf, "a number above 0")
 
 
 def _count(text: str) -> int:
-    return _parsed(text, int, lambda value: value > 0, "a whole number above 0")
+    return parsed(text, int, lambda value: value > 0, "a whole number above 0")
 
 
 def _size(text: str) -> tuple[int, ...]:
-    return _parsed(text, lambda t: tuple(map(int, t.split("x"))), lambda v: len(v) == 2 and min(v) > 0, "a size, WxH")
+    return parsed(text, lambda t: tuple(map(int, t.split("x"))), lambda v: len(v) == 2 and min(v) > 0, "a size, WxH")
 
 
 def _box(text: str) -> tuple[int, ...]:
     def good(box: tuple[int, ...]) -> bool:
         return len(box) == 4 and min(box) >= 0 and min(box[2:]) > 0
 
-    return _parsed(text, lambda t: tuple(map(int, t.split(","))), good, "a box, X,Y,W,H in pixels")
+    return parsed(text, lambda t: tuple(map(int, t.split(","))), good, "a box, X,Y,W,H in pixels")
 
 
 def _program(text: str) -> tuple[str, ...]:
-    return _parsed(
+    return parsed(
         text, lambda t: tuple(t.split("=", 1)), lambda v: len(v) == 2 and all(v), "a name and a path, NAME=PATH"
     )
 
@@ -609,17 +609,7 @@ def _target(text: str) -> Target:
         name, _, bpp = text.rpartition("=")
         return Target(name, float(bpp))
 
-    return _parsed(text, parse, lambda t: t.picture and 0 < t.bpp < math.inf, "a picture and a rate, NAME=BPP")
-
-
-def _parsed(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], words: str) -> Any:
-    try:
-        value = parse(text)
-    except ValueError:
-        value = None
-    if value is None or not good(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
-    return value
+    return parsed(text, parse, lambda t: t.picture and 0 < t.bpp < math.inf, "a picture and a rate, NAME=BPP")
 
 
 if __name__ == "__main__":
