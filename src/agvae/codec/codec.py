@@ -15,9 +15,11 @@ from agvae import metrics
 from agvae.codec import bitstream, model_file, rate_control
 from agvae.codec.bitstream import BitstreamError, Header
 from agvae.codec.model_file import ModelFile
+from agvae.codec.rate_control import Trial
 from agvae.codec.tiling import Tile, run_in_tiles, tile_side, tiles
+from agvae.codec.trials import BORDERS, ScaleCensus, Trimmer, sample, spare
 from agvae.entropy.coder import CodingError, Decoder, Encoder
-from agvae.entropy.tables import TOTAL, Tables, scale_index
+from agvae.entropy.tables import TOTAL, scale_index
 from agvae.images import MAX_PIXELS, Picture, picture_of
 from agvae.models.agvae import AGVAE, Parameters
 from agvae.models.context import Cell, SpatialContext
@@ -26,9 +28,6 @@ from agvae.quality import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 
 _CELLS = STRIDE_Z // STRIDE_Y
 """Latents per hyper-latent, on each side."""
-
-_EXCESS = (0.97, 1.27)
-"""Logarithm of a file's size over that of the guess from y alone, at the first and the last level, about."""
 
 Progress = Callable[[float], None]
 
@@ -41,6 +40,19 @@ class Latent(NamedTuple):
 
     y: Tensor
     picture: Picture
+
+
+class Coding(NamedTuple):
+    """A latent coded at one quality: the file to be, its symbols of z, and ŷ as its decoder will have it."""
+
+    header: Header
+    encoder: Encoder
+    z_symbols: Tensor
+    y_hat: Tensor
+
+    def pack(self) -> bytes:
+        """The file."""
+        return bitstream.pack(self.header, self.encoder.finish())
 
 
 class Codec:
@@ -139,18 +151,12 @@ class Codec:
         latent = image if isinstance(image, Latent) else self.analyze(image, _part(progress, 0, _ANALYSIS))
         header = self._header(latent.picture)
         if name == "quality":
-            return self._encode(latent, header, fixed)[0]
+            return self._encode(latent, header, fixed).pack()
         last = (self.levels - 1) * QUALITY_STEPS
         if name in ("bpp", "bytes"):
             pixels = header.width * header.height
             size = max(1, int(target if name == "bytes" else target * pixels / 8))
-            census = ScaleCensus(self._tables, self._model)
-            return rate_control.largest_within(
-                lambda fixed: (self._encode(latent, header, fixed, census)[0], census.curve(fixed)),
-                size,
-                last,
-                census.guess(latent.y),
-            )
+            return self._fit(latent, header, size, last)
         if name == "ms_ssim" and min(header.width, header.height) <= metrics.MS_SSIM_LARGEST_REFUSED_SIDE:
             raise rate_control.TargetError(
                 f"MS-SSIM is not defined for a picture of {header.width}×{header.height}: five scales need sides "
@@ -159,9 +165,9 @@ class Codec:
         measure = getattr(metrics, name)
 
         def trial(fixed: int) -> tuple[bytes, float]:
-            data, y_hat = self._encode(latent, header, fixed)
-            decoded = self._synthesize(y_hat, fixed, header.width, header.height)
-            return data, measure(latent.picture.pixels, decoded)
+            coding = self._encode(latent, header, fixed)
+            decoded = self._synthesize(coding.y_hat, fixed, header.width, header.height)
+            return coding.pack(), measure(latent.picture.pixels, decoded)
 
         return rate_control.smallest_reaching(trial, target, last, name)
 
@@ -201,27 +207,75 @@ class Codec:
         latent = image if isinstance(image, Latent) else self.analyze(image)
         return self._bits(latent.y, quality_from_fixed(quality_to_fixed(quality, self.levels))).item()
 
+    def _fit(self, latent: Latent, header: Header, size: int, last: int) -> bytes:
+        """The file of at most `size` bytes, and at most 1 % less, at a quality from 0 to `last` in fixed point."""
+        census, part = ScaleCensus(self._tables, self._model), sample(latent.y)
+        guess = census.guess(latent.y)
+        kept: dict[int, Tensor] = {}
+
+        def code(fixed: int, anchor: int) -> Trial:
+            trimmer = Trimmer(self._tables)
+            coding = self._encode(latent, header, fixed, kept.get(anchor), census, trimmer)
+            if anchor not in kept:
+                kept.clear()
+                kept[anchor] = coding.z_symbols
+
+            def trim(excess: int) -> bytes:
+                # A stream is up to a byte longer than its bits.
+                trimmer.lower(coding.encoder, 8 * (excess + 1))
+                return coding.pack()
+
+            return Trial(coding.pack(), census.curve(fixed), trim)
+
+        measure = None
+        if part is not None:
+            # The sample's size by what y alone says of the whole and of it.
+            ratio = guess - census.guess(part) - BORDERS
+
+            def measure(fixed: int) -> float:
+                bits = self._bits(part, quality_from_fixed(fixed)).item()
+                return math.log(bits / 8) + np.interp(fixed, np.linspace(0, last, len(ratio)), ratio)
+
+        return rate_control.largest_within(code, size, last, guess, spare(self._model), measure)
+
     def _encode(
-        self, latent: Latent, header: Header, fixed: int, census: "ScaleCensus | None" = None
-    ) -> tuple[bytes, Tensor]:
-        """The file at a quality in fixed point, and ŷ as its decoder will have it; `census` counts the scales."""
+        self,
+        latent: Latent,
+        header: Header,
+        fixed: int,
+        z_symbols: Tensor | None = None,
+        census: ScaleCensus | None = None,
+        trimmer: Trimmer | None = None,
+    ) -> Coding:
+        """Code a latent at a quality in fixed point, with its own symbols of z or those of another quality.
+
+        `census` counts the scales, `trimmer` is offered the symbols of the last pass."""
         header = header._replace(quality=fixed)
         encoder = Encoder(self._tables, header.checksum)
         quality = quality_from_fixed(fixed)
-        z_symbols, y_bar = self._hyper(latent.y, quality)
+        if z_symbols is None:
+            z_symbols, y_bar = self._hyper(latent.y, quality)
+        else:
+            y_bar = self._model.scale(latent.y, quality)
         encoder.push_z(_integers(z_symbols).reshape(z_symbols.shape[1], -1))
-
-        def push(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
-            left, right = self._indices(parameters)
-            encoder.push_y(_integers(symbols), left, right)
-            if census is not None:
-                census.count(cell.channels, left, right)
 
         # In the place of ȳ, of which no row is read again, but never in that of the latent.
         y_hat = torch.empty_like(y_bar) if y_bar is latent.y else y_bar
         for rows, psi in self._psi(z_symbols, quality):
+            values = y_bar[:, :, rows].flatten(2).transpose(1, 2)
+
+            def push(cell: Cell, symbols: Tensor, parameters: Parameters, values: Tensor = values) -> None:
+                left, right = self._indices(parameters)
+                integers = _integers(symbols)
+                number = encoder.push_y(integers, left, right)
+                if census is not None:
+                    census.count(cell.channels, left, right)
+                if trimmer is not None and cell.last:
+                    rests = values[:, cell.positions, cell.channels] - parameters.mu - symbols
+                    trimmer.offer(number, integers, left, right, rests.flatten().cpu().numpy())
+
             y_hat[:, :, rows] = self._model.encode(y_bar[:, :, rows], psi, push)
-        return bitstream.pack(header, encoder.finish()), y_hat
+        return Coding(header, encoder, z_symbols, y_hat)
 
     def _bits(self, y: Tensor, quality: Tensor | float) -> Tensor:
         """The model's rate for each of y (B, M, h, w), in bits, (B,) float64."""
@@ -347,56 +401,6 @@ class Codec:
         if parameters.sigma_r is parameters.sigma_l:
             return left, left
         return left, scale_index(parameters.sigma_r, self._tables.scales).flatten().cpu().numpy()
-
-
-class ScaleCensus:
-    """How often each scale was used in each channel of one coding, and what sizes at other qualities follow from it.
-
-    Between qualities the scales of a channel change, very nearly, by the ratio of its gains; so do the entropies."""
-
-    def __init__(self, tables: Tables, model: AGVAE):
-        self._model, self._scales = model, tables.scales
-        self._step = math.log(tables.scales[1] / tables.scales[0])
-        self._counts = np.zeros((model.M, len(tables.scales)), dtype=np.int64)
-        half = torch.arange(0, 8 * tables.scales[-1], dtype=torch.float64)[None] + 0.5
-        sigma = torch.from_numpy(tables.scales)[:, None]
-        # Of a Gaussian's integer bins: the central one, and the others in pairs.
-        edges = torch.special.erfc(half / sigma / math.sqrt(2))
-        self._entropy = (torch.special.entr(1 - edges[:, 0]) + 2 * torch.special.entr(-edges.diff() / 2).sum(1)).numpy()
-
-    def count(self, channels: slice, *indices: np.ndarray) -> None:
-        """Add a cell's scale indices, flat, each position's channels in order."""
-        part = self._counts[channels]
-        offsets = np.arange(len(part)) * part.shape[1]
-        for side in indices:
-            flat = (side.reshape(-1, len(part)) + offsets).ravel()
-            part += np.bincount(flat, minlength=part.size).reshape(part.shape)
-
-    def guess(self, y: Tensor) -> np.ndarray:
-        """Logarithm of the size in bytes at all levels and half-way, from y (1, M, h, w) before its gain alone.
-
-        As if each element's distance from its channel's mean were its scale. Within some 10 to 20 % of the truth."""
-        step = max(1, math.isqrt(y.shape[2] * y.shape[3] // 4096))
-        part = y[0, :, ::step, ::step].flatten(1)
-        fixed = (self._model.levels - 1) * QUALITY_STEPS // 2
-        gain = self._model.gain.gain(quality_from_fixed(fixed))[:, None]
-        distance = ((part - part.mean(1, keepdim=True)) * gain).abs()
-        self.count(slice(None), scale_index(distance.T.contiguous(), self._scales).flatten().cpu().numpy())
-        curve = self.curve(fixed)
-        return curve + np.linspace(*_EXCESS, len(curve)) + math.log(y.numel() / part.numel() / 8)
-
-    def curve(self, fixed: int) -> np.ndarray:
-        """Logarithm of the size, right but for a factor, at all levels and half-way, and forget the counts.
-
-        `fixed` is the quality at which they were taken."""
-        index = np.arange(self._counts.shape[1])
-        qualities = torch.arange(2 * self._model.levels - 1) / 2
-        gains = self._model.gain.gain(qualities) / self._model.gain.gain(quality_from_fixed(fixed))
-        shifts = gains.double().log().cpu().numpy() / self._step
-        entropies = np.interp(index + shifts[..., None], index, self._entropy)
-        curve = np.log((entropies * self._counts).sum((1, 2)) + 1)
-        self._counts[:] = 0
-        return curve
 
 
 def _part(progress: Progress | None, start: float, stop: float) -> Progress | None:

@@ -7,8 +7,11 @@ that a few trials are enough.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+
+from agvae.quality import QUALITY_STEPS
 
 RATE_SLACK = 0.01
 """A file may be this share smaller than its target."""
@@ -17,57 +20,109 @@ METRIC_SLACK = {"psnr": 0.05, "ms_ssim": 0.0005}
 """A metric may be this much above its target."""
 
 _AIM = 0.4
-"""Where in the slack a trial aims: its middle, a little to the safe side."""
+"""Where in its slack a trial for a metric aims: the middle, a little to the safe side."""
 
 _TRIALS = 6
 """Trials after which the bracket is halved instead: the curve is not to be trusted."""
+
+_NEAR = QUALITY_STEPS // 4
+"""Distance within which the symbols of z of one quality serve another as well as its own do."""
 
 
 class TargetError(ValueError):
     """A target that this picture cannot have with this model; the message names the range that it can have."""
 
 
-def largest_within(code: Callable[[int], tuple[bytes, np.ndarray]], target: int, last: int, guess: np.ndarray) -> bytes:
-    """The file of at most `target` bytes, and at most 1 % less if the steps allow, that `code` gives for a quality.
+class Trial(NamedTuple):
+    """A picture coded for a rate: its file, and what it says of others.
 
-    `guess` is a guess at the logarithm of the size at evenly spaced qualities from 0 to `last`, the highest. `code`
-    gives, beside the file of a quality, a better one, right but for a factor. The next trial is where the latest guess,
-    made to agree with the nearest sizes on either side, meets the target. Raises TargetError if the target is below the
-    smallest or above the largest file."""
+    curve: the logarithm of the size, right but for a factor, at evenly spaced qualities from the lowest to the highest;
+    trim: makes the file smaller by so many bytes or a few more."""
+
+    file: bytes
+    curve: np.ndarray
+    trim: Callable[[int], bytes]
+
+
+def largest_within(
+    code: Callable[[int, int], Trial],
+    target: int,
+    last: int,
+    guess: np.ndarray,
+    spare: float = 0.0,
+    measure: Callable[[int], float] | None = None,
+) -> bytes:
+    """A file of at most `target` bytes, and at most 1 % less if the steps allow, at a quality from 0 to `last`.
+
+    code: a trial at a quality, with the symbols of z of another, its anchor: with those of its own sizes jump. An anchor
+    is coded itself first; guess: the logarithm of the size, about, at evenly spaced qualities; spare: by what share of
+    its size a file may be trimmed; measure: the logarithm of the size at a quality, more closely than `guess` and
+    cheaper than `code`.
+
+    The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target.
+    Raises TargetError if the target is below the smallest or above the largest file."""
     qualities = np.arange(last + 1)
 
     def at_all(curve: np.ndarray) -> np.ndarray:
         return np.interp(qualities, np.linspace(0, last, len(curve)), curve)
 
-    aim = math.log(target * (1 - _AIM * RATE_SLACK))
+    def best(low: int, high: int) -> int:
+        """The quality between the two, neither included, whose predicted size is nearest to the aim."""
+        return low + 1 + int(np.abs(predicted[low + 1 : high] - aim).argmin())
+
+    # The middle of what will do.
+    aim = math.log(target * (1 + (spare - RATE_SLACK) / 2))
     predicted = at_all(guess)
-    files: dict[int, bytes] = {}
-    low, high = -1, last + 1  # a quality known to fit, and one known not to
-    while high - low > 1:
-        # Halved instead after so many trials: the curve is not to be trusted.
-        trusted = len(files) < _TRIALS
-        quality = low + 1 + int(np.abs(predicted[low + 1 : high] - aim).argmin()) if trusted else (low + high) // 2
-        files[quality], curve = code(quality)
-        size = len(files[quality])
-        if (1 - RATE_SLACK) * target <= size <= target:
-            return files[quality]
-        low, high = (quality, high) if size <= target else (low, quality)
-        predicted = at_all(curve)
-        # Two sizes make a slope: those on either side of the target, or, as long as all are on one side, the last one
-        # and one far enough from it, for sizes have small dents.
-        pair = [q for q in (low, high) if q in files]
-        if len(pair) == 1:
-            pair += [q for q in files if abs(q - quality) > last // 50][-1:]
-        error = [math.log(len(files[q])) - predicted[q] for q in pair]
-        predicted += (
-            error[0]
-            if len(pair) == 1
-            else error[0] + (qualities - pair[0]) * ((error[1] - error[0]) / (pair[1] - pair[0]))
-        )
-    if low < 0 or high > last:
-        smallest, largest = (len(files[q] if q in files else code(q)[0]) for q in (0, last))
-        raise TargetError(f"{target} bytes is out of range: this picture takes {smallest} to {largest} bytes")
-    return files[low]
+    quality = best(-1, last + 1)
+    for _ in range(2 if measure else 0):
+        predicted += measure(quality) - predicted[quality]
+        before, quality = quality, best(-1, last + 1)
+        if abs(quality - before) <= 2 * _NEAR:
+            break
+
+    anchor, renewals, ends = quality, 1, set()
+    low, high, sizes = -1, last + 1, {}  # with this anchor: a quality known to fit, one known not to, and all sizes
+    fitting = b""
+    while True:
+        trial = code(quality, anchor)
+        sizes[quality] = len(trial.file)
+        excess = sizes[quality] - target
+        file = trial.file if excess <= 0 else trial.trim(excess) if excess <= spare * target else b""
+        if len(fitting) < len(file) <= target:
+            fitting = file
+        if len(fitting) >= (1 - RATE_SLACK) * target:
+            return fitting
+        low, high = (quality, high) if excess <= 0 else (low, quality)
+        if high - low > 1:
+            predicted = at_all(trial.curve)
+            # Two sizes make a slope: those on either side of the target, or, as long as all are on one side, the last
+            # one and one far enough from it, for sizes have small dents.
+            pair = [q for q in (low, high) if q in sizes]
+            if len(pair) == 1:
+                pair += [q for q in sizes if abs(q - quality) > last // 50][-1:]
+            error = [math.log(sizes[q]) - predicted[q] for q in pair]
+            predicted += (
+                error[0]
+                if len(pair) == 1
+                else error[0] + (qualities - pair[0]) * ((error[1] - error[0]) / (pair[1] - pair[0]))
+            )
+            quality = best(low, high) if len(sizes) < _TRIALS else (low + high) // 2
+            if not renewals or abs(quality - anchor) <= _NEAR:
+                continue
+            renewals -= 1
+        else:
+            if low >= 0 and high <= last:
+                return fitting
+            # The end of the range, which has its own symbols of z.
+            quality = 0 if low < 0 else last
+            if quality == anchor:
+                smallest, largest = (len(code(q, q).file) for q in (0, last))
+                raise TargetError(f"{target} bytes is out of range: this picture takes {smallest} to {largest} bytes")
+            if quality in ends:
+                return fitting
+            ends.add(quality)
+        anchor = quality
+        low, high, sizes = -1, last + 1, {}
 
 
 def smallest_reaching(code: Callable[[int], tuple[bytes, float]], target: float, last: int, metric: str) -> bytes:

@@ -55,27 +55,33 @@ class Encoder:
 
     def push_z(self, symbols: np.ndarray):
         """Append symbols of z, (C, n) int32, centred on the medians; raises ValueError past ±2^24."""
-        symbols = _checked_z(self._tables, symbols)
-        self._checksum = _crc32(symbols, self._checksum)
-        for channel, row in enumerate(symbols):
+        for channel, row in enumerate(_checked_z(self._tables, symbols)):
             self._segments.append((row.copy(), channel))
 
-    def push_y(self, symbols: np.ndarray, left: np.ndarray, right: np.ndarray):
+    def push_y(self, symbols: np.ndarray, left: np.ndarray, right: np.ndarray) -> int:
         """Append one pass of y: symbols (n,) int32 and their scale indices (n,) uint8 of either side.
 
-        Raises ValueError for symbols past ±2^24 and indices outside the grid.
+        Returns a number for `lower`. Raises ValueError for symbols past ±2^24 and indices outside the grid.
         """
         symbols = _checked_symbols(symbols, 1)
         left, right = _checked_indices(self._tables, left, right)
         count = len(self._tables.scales)
         if not len(symbols) == len(left) or max(left.max(initial=0), right.max(initial=0)) >= count:
             raise ValueError(f"a symbol needs two scale indices below {count}")
-        self._checksum = _crc32(symbols, self._checksum)
         self._segments.append((symbols.copy(), left.copy(), right.copy()))
+        return len(self._segments) - 1
+
+    def lower(self, number: int, where: np.ndarray):
+        """Move the symbols at `where`, (k,) indices, of the pass with this number one step towards zero."""
+        symbols = self._segments[number][0]
+        symbols[where] -= np.sign(symbols[where])
 
     def finish(self) -> bytes:
         """The stream of all that was pushed: ⌈(bits + 32) / 8⌉ bytes or one more, bits being the sum of its costs."""
-        state = np.array([_LOWEST | np.uint64(self._checksum)])
+        checksum = self._checksum
+        for symbols, *_ in self._segments:
+            checksum = _crc32(symbols, checksum)
+        state = np.array([_LOWEST | np.uint64(checksum)])
         scratch = np.empty(_WORDS_PER_SYMBOL * _CHUNK, dtype=np.uint32)
         written = []
         # Last in, first out: the decoder reads what was coded last.
@@ -151,6 +157,29 @@ def cost_y(tables: Tables, symbols: np.ndarray, left: np.ndarray, right: np.ndar
     if math.isnan(bits):
         _check_status(_BAD_INDEX)
     return bits
+
+
+def savings_y(tables: Tables, symbols: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Bits that each symbol (n,), none of them 0, saves when it moves one step towards 0, (n,) float64.
+
+    Negative where that costs more; 0 for escapes, which are not looked into."""
+    negative = symbols < 0
+    row = left.astype(np.intp)
+    if tables.form != "symmetric":
+        row = row * len(tables.scales) + right
+    zero, end = tables.sign[row].T
+    side = np.where(negative, left, right)
+    first, escape = tables.magnitude_start[side], tables.magnitude_start[side + 1] - 2
+    entry = np.minimum(first + np.abs(symbols) - 1, escape)
+    mass = tables.magnitude[entry + 1] - tables.magnitude[entry]
+    below = np.maximum(entry - 1, first)
+    # From ±1 the class changes, from all others the magnitude.
+    ratio = np.where(
+        entry == first,
+        zero / np.where(negative, end - zero, TOTAL - end) * (TOTAL / mass),
+        (tables.magnitude[below + 1] - tables.magnitude[below]) / mass,
+    )
+    return np.where(entry == escape, 0, np.log2(ratio))
 
 
 # Symbols coded at once.

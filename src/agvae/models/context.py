@@ -19,11 +19,12 @@ class Cell(NamedTuple):
     """Latent elements of one pass that are computed together: `channels` at `positions`, flat indices into H×W.
 
     Coded position by position, each position's channels in order. `kind` says which of the context's networks
-    computes them."""
+    computes them; on the elements of the `last` pass no parameters depend."""
 
     channels: slice
     positions: Tensor
     kind: int = 0
+    last: bool = False
 
 
 CHUNK = 1024
@@ -56,6 +57,8 @@ class ContextModel(nn.Module):
     RADIUS = 0
     GROUPS = 1
     """Equal runs of channels, which can be read one without the others."""
+    LAST = 1.0
+    """Share of the elements that the last pass has in a large latent."""
 
     def __init__(self, M: int, K: int):
         super().__init__()
@@ -89,7 +92,7 @@ class ContextModel(nn.Module):
             for cells in schedule:
                 coded = []
                 for whole, chunk in ((cell, chunk) for cell in cells for chunk in cell.positions.split(CHUNK)):
-                    cell = whole._replace(positions=chunk.to(psi.device))
+                    cell = whole._replace(positions=chunk.to(psi.device), last=cells is schedule[-1])
                     inside = rows[cell.positions]
                     gathered = (self.GROUPS * inside[:, None] + offsets[cell.kind].to(psi.device)).flatten()
                     gathered = groups.index_select(1, gathered).view(batch * len(inside), -1)
@@ -238,6 +241,7 @@ class Checkerboard(SpatialContext):
     He et al., "Checkerboard context model for efficient learned image compression", CVPR 2021."""
 
     RADIUS = 2
+    LAST = 0.5
 
     def __init__(self, M: int, K: int):
         super().__init__(M, K)
@@ -269,6 +273,7 @@ class Multiscale(SpatialContext):
     W + 4(H−1) wavefronts give what H·W steps in raster order give."""
 
     RADIUS = 3
+    LAST = 0.0
     REACH = 4
 
     def __init__(self, M: int, K: int):
@@ -305,6 +310,7 @@ class Quadtree(SpatialContext):
 
     RADIUS = 1
     GROUPS = 4
+    LAST = 0.25
     PASSES = 4
 
     def __init__(self, M: int, K: int):
