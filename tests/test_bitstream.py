@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agvae import cli
-from agvae.codec import BitstreamError, Codec, bitstream, model_file
+from agvae.codec import BitstreamError, Codec, bitstream, model_file, tiling
 from agvae.codec.bitstream import Header, pack, unpack
+from agvae.entropy.coder import Encoder
 from agvae.images import MAX_PIXELS, picture_of
+from agvae.models.context import CONTEXTS
 
 SECONDS = 1
 """Of processor time, within which any file is refused."""
@@ -47,6 +49,13 @@ def codec(tiny_model):
 
 
 @pytest.fixture
+def contextual(tiny_config):
+    """A codec with a context, whose order goes through the whole picture from the first pass on."""
+    tiny_config["context"]["name"] = "checkerboard"
+    return Codec(model_file.from_model(lively_model(tiny_config)))
+
+
+@pytest.fixture
 def image(photo):
     return photo.crop((200, 60, 264, 124))
 
@@ -55,7 +64,7 @@ def forge(codec, image, quality=1024, **fields):
     """A file whose checksum is right, whatever is in its header."""
     latent = codec.analyze(image)
     header = codec._header(latent.picture)._replace(**fields)
-    return codec._encode(latent, header, quality)[0]
+    return codec._encode(latent, header, quality).pack()
 
 
 # ------------------------------------------------------------- container
@@ -302,15 +311,15 @@ HOSTILE = {
 
 
 def only_z(codec, positions):
-    from agvae.entropy.coder import Encoder
-
     encoder = Encoder(codec._tables)
     encoder.push_z(cheapest_z(codec, positions))
     return encoder.finish() + bytes(int(codec._least_bits * positions / 32) * 4)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files_end_soon_and_take_little_memory(codec, image, name):
+@pytest.mark.parametrize("kind", ["codec", "contextual"])
+def test_hostile_files_end_soon_and_take_little_memory(request, image, name, kind):
+    codec = request.getfixturevalue(kind)
     codec.decompress(codec.compress(image, quality=0))  # compiles what there is to compile
     data = HOSTILE[name](codec)
     threads = torch.get_num_threads()
@@ -325,6 +334,22 @@ def test_hostile_files_end_soon_and_take_little_memory(codec, image, name):
     assert "\n" not in str(caught.value)
     assert took < SECONDS
     assert peak < 20 * len(data) + 40 * MEBIBYTE
+
+
+@pytest.mark.parametrize("context", sorted(CONTEXTS))
+def test_features_are_computed_as_far_as_there_are_symbols(tiny_config, context, monkeypatch):
+    """A few kilobytes can claim to be a picture of any size, as long as z is what it most likely is."""
+    tiny_config["context"]["name"] = context
+    codec = Codec(model_file.from_model(lively_model(tiny_config)))
+    computed, h_s = [], codec._model.h_s.forward
+    monkeypatch.setattr(codec._model.h_s, "forward", lambda z: computed.append(z.shape[2] * z.shape[3]) or h_s(z))
+    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 2**20)
+    encoder = Encoder(codec._tables)
+    encoder.push_z(cheapest_z(codec, 64 * 64))
+    stream = encoder.finish() + np.random.default_rng(0).bytes(40)
+    with pytest.raises(BitstreamError, match="ends before its last symbol"):
+        codec.decompress(pack(Header(codec.fingerprint, 4096, 4096, 0), stream))
+    assert 0 < sum(computed) < 64 * 64 / 10
 
 
 MEASURE = """
@@ -344,10 +369,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_resident_memory_stays_where_it_was(tiny_model, codec, image, tmp_path):
+def test_resident_memory_stays_where_it_was(tiny_config, image, tmp_path):
     """Torch's memory too, which the interpreter does not see."""
-    model_file.from_model(tiny_model).save(tmp_path / "model.safetensors")
-    paths = []
+    tiny_config["context"]["name"] = "checkerboard"
+    model = model_file.from_model(lively_model(tiny_config))
+    model.save(tmp_path / "model.safetensors")
+    codec, paths = Codec(model), []
     for index, data in enumerate((codec.compress(image, quality=0), *(make(codec) for make in HOSTILE.values()))):
         paths.append(tmp_path / f"{index}.agv")
         paths[-1].write_bytes(data)
@@ -395,7 +422,8 @@ folder = Path(sys.argv[2])
 for model in sorted(folder.glob("*.safetensors")):
     codec = Codec.load(model)
     for picture in sorted(folder.glob("*.png")):
-        sys.stdout.buffer.write(codec.compress(Image.open(picture), quality=1.3))
+        data = codec.compress(Image.open(picture), quality=1.3)
+        sys.stdout.buffer.write(data + codec.compress(Image.open(picture), bytes=len(data) + 4))
 """
 
 

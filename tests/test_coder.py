@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agvae.entropy.coder import CodingError, Decoder, Encoder, cost_y, cost_z
+from agvae.entropy.coder import CodingError, Decoder, Encoder, cost_y, cost_z, savings_y
 from agvae.entropy.tables import FORMS, SCALES, SYMBOL_LIMIT, TOTAL, Tables, build_tables
 
 Z_PMF = [np.array([0.05, 0.2, 0.5, 0.2]), np.array([0.9]), np.full(37, 1 / 37)]
@@ -115,6 +115,35 @@ def test_cost_is_that_of_the_tables_masses():
             start = tables.magnitude_start[i_l if s < 0 else i_r] + abs(s) - 1
             bits -= np.log2((tables.magnitude[start + 1] - tables.magnitude[start]) / TOTAL)
     assert cost_y(tables, y, left, right) == pytest.approx(bits, rel=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_savings_are_differences_of_cost(form):
+    tables = TABLES[form]
+    y, left, right = draw(form, 600, mean_index=60)
+    y[:20] = np.arange(-2000, 2000, 200) + 1  # past the tables
+    y, left, right = (array[y != 0] for array in (y, left, right))
+    saved = savings_y(tables, y, left, right)
+    for i, symbol in enumerate(y):
+        at = slice(i, i + 1)
+        steps = (np.array([value], np.int32) for value in (symbol, symbol - np.sign(symbol)))
+        expected = np.subtract(*(cost_y(tables, step, left[at], right[at]) for step in steps))
+        assert saved[i] == pytest.approx(expected, abs=1e-5) or (saved[i] == 0 and abs(symbol) > 1)
+    assert (saved > 0).mean() > 0.5
+
+
+def test_lowered_symbols_are_one_step_nearer_to_zero_and_nothing_else_changes():
+    y, left, right = draw("half_mass", 500)
+    where = np.flatnonzero(y)[::3]
+    expected = y.copy()
+    expected[where] -= np.sign(y[where])
+    z, encoder = np.zeros((3, 2), np.int32), Encoder(TABLES["half_mass"])
+    encoder.push_z(z)
+    numbers = [encoder.push_y(y, left, right) for _ in range(3)]
+    before = encoder.finish()
+    encoder.lower(numbers[1], where)
+    assert encoder.finish() == encode(TABLES["half_mass"], z, *((s, left, right) for s in (y, expected, y)))
+    assert len(encoder.finish()) < len(before)
 
 
 def by_the_book(tables, data, n_z, left, right):

@@ -93,9 +93,27 @@ def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config, context,
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(codec, "tile_side", lambda *_: 4)
             parts = list(ours._psi(z, 1.5))
+        for _, part, need in parts:
+            for positions in torch.arange(part.shape[2] * part.shape[3]).split(50):
+                need(positions)
     assert len(parts) == runs
-    assert [rows.start for rows, _ in parts] == [0, *(rows.stop for rows, _ in parts[:-1])]
-    assert torch.equal(whole, torch.cat([part for _, part in parts], 2))
+    assert [rows.start for rows, *_ in parts] == [0, *(rows.stop for rows, *_ in parts[:-1])]
+    assert torch.equal(whole, torch.cat([part for _, part, _ in parts], 2))
+
+
+def test_hyper_features_are_computed_where_they_are_needed_and_once(tiny_config, monkeypatch):
+    tiny_config["context"]["name"] = "checkerboard"
+    ours = Codec(model_file.from_model(lively_model(tiny_config)))
+    monkeypatch.setattr(codec, "tile_side", lambda *_: 4)
+    seen = []
+    h_s = ours._model.h_s.forward
+    monkeypatch.setattr(ours._model.h_s, "forward", lambda z: seen.append(z.shape[2:]) or h_s(z))
+    with torch.inference_mode():
+        ((_, psi, need),) = ours._psi(torch.zeros(1, ours._model.N, 30, 30), 1.5)
+        width = psi.shape[3]
+        for positions, tiles_so_far in (([0, 3 * width + 3], 1), ([0, width - 1], 2), ([0, 1, width - 1], 2)):
+            need(torch.tensor(positions))
+            assert len(seen) == tiles_so_far
 
 
 def test_a_picture_coded_in_tiles_is_that_coded_whole(tiny_model, photo, monkeypatch):
@@ -103,7 +121,7 @@ def test_a_picture_coded_in_tiles_is_that_coded_whole(tiny_model, photo, monkeyp
     image = photo.crop((0, 0, 400, 300))
     whole = ours.compress(image, quality=1.5)
     picture = ours.decompress(whole)
-    monkeypatch.setattr(codec, "tile_side", lambda bytes_per_unit, halo, device: 5)
+    monkeypatch.setattr(codec, "tile_side", lambda *_: 5)
     tiled = ours.compress(image, quality=1.5)
     # A float sum in another order may turn a symbol that lies on the edge.
     assert abs(len(tiled) - len(whole)) <= 0.001 * len(whole)

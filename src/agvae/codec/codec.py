@@ -29,6 +29,9 @@ from agvae.quality import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 _CELLS = STRIDE_Z // STRIDE_Y
 """Latents per hyper-latent, on each side."""
 
+_BYTES_PER_BYTE = 2**14
+"""Bytes that a tile of h_s may take for one of the stream, when decoding: enough for whole tiles at common rates."""
+
 Progress = Callable[[float], None]
 
 _ANALYSIS = 0.7
@@ -190,8 +193,9 @@ class Codec:
 
             y_hat = torch.empty(1, self._model.M, height * _CELLS, width * _CELLS, device=self.device)
             z_symbols = z_symbols.to(self.device, torch.float32)
-            for rows, psi in self._psi(z_symbols, quality_from_fixed(header.quality)):
-                y_hat[:, :, rows] = self._model.decode(psi, pop)
+            memory = _BYTES_PER_BYTE * len(stream)
+            for rows, psi, need in self._psi(z_symbols, quality_from_fixed(header.quality), memory):
+                y_hat[:, :, rows] = self._model.decode(psi, pop, need)
             decoder.finish()
         except CodingError as error:
             raise BitstreamError(f"the file is damaged: {error}") from error
@@ -261,7 +265,7 @@ class Codec:
 
         # In the place of ȳ, of which no row is read again, but never in that of the latent.
         y_hat = torch.empty_like(y_bar) if y_bar is latent.y else y_bar
-        for rows, psi in self._psi(z_symbols, quality):
+        for rows, psi, need in self._psi(z_symbols, quality):
             values = y_bar[:, :, rows].flatten(2).transpose(1, 2)
 
             def push(cell: Cell, symbols: Tensor, parameters: Parameters, values: Tensor = values) -> None:
@@ -274,7 +278,7 @@ class Codec:
                     rests = values[:, cell.positions, cell.channels] - parameters.mu - symbols
                     trimmer.offer(number, integers, left, right, rests.flatten().cpu().numpy())
 
-            y_hat[:, :, rows] = self._model.encode(y_bar[:, :, rows], psi, push)
+            y_hat[:, :, rows] = self._model.encode(y_bar[:, :, rows], psi, push, need)
         return Coding(header, encoder, z_symbols, y_hat)
 
     def _bits(self, y: Tensor, quality: Tensor | float) -> Tensor:
@@ -285,8 +289,8 @@ class Codec:
         def add(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
             bits.add_(_bits(self._model.likelihood(symbols + parameters.mu, parameters)))
 
-        for rows, psi in self._psi(z_symbols, quality):
-            self._model.encode(y_bar[:, :, rows], psi, add)
+        for rows, psi, need in self._psi(z_symbols, quality):
+            self._model.encode(y_bar[:, :, rows], psi, add, need)
         return bits
 
     def _hyper(self, y: Tensor, quality: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -294,40 +298,63 @@ class Codec:
         y_bar = self._model.scale(y, quality)
         return (self._model.hyper_analyze(y_bar, quality) - self._model.prior.medians).round(), y_bar
 
-    def _psi(self, z_symbols: Tensor, quality: Tensor | float) -> Iterator[tuple[slice, Tensor]]:
-        """h_s's features, as runs of rows of y that can be coded one after another: (rows, features).
+    def _psi(
+        self, z_symbols: Tensor, quality: Tensor | float, memory: float = math.inf
+    ) -> Iterator[tuple[slice, Tensor, Callable[[Tensor], None]]]:
+        """h_s's features, as runs of rows of y that can be coded one after another.
 
-        Without context these are the rows of tiles, so that memory stays small and a stream that ends too early is
-        found out soon; a context's order goes through the whole picture. Exact arithmetic makes them the same however
-        they are cut."""
+        A run is (rows, features, need): the features are empty until `need` is called with the flat positions at which
+        they will be read, and are then computed in whole tiles, so that a stream which ends too early is found out
+        before they all are. Without context a run is a row of tiles, so that memory stays small; a context's order goes
+        through the whole picture. Exact arithmetic makes features the same however they are cut. A tile takes at most
+        `memory` bytes, about, but as many as the smallest do."""
         z_hat = z_symbols + self._model.prior.medians
         batch, _, height, width = z_hat.shape
         channels, halo = self._model.context.hyper_channels, self._model.reach.h_s
         # In float64, some five tensors of the last layer's size.
-        side = tile_side(batch * _CELLS**2 * channels * 8 * 5, halo, self.device)
+        side = tile_side(batch * _CELLS**2 * channels * 8 * 5, halo, self.device, memory)
         layout = tiles(height, width, side, halo)
         in_rows = not isinstance(self._model.context, SpatialContext)
-        runs = [list(run) for _, run in groupby(layout, lambda tile: tile.top)] if in_rows else [layout]
-        for run in runs:
-            first, last = run[0].top * _CELLS, run[-1].bottom * _CELLS
+        for run in [list(run) for _, run in groupby(layout, lambda tile: tile.top)] if in_rows else [layout]:
+            top, bottom = run[0].top, run[-1].bottom
             psi = torch.empty(
-                (batch, channels, last - first, width * _CELLS),
+                (batch, channels, (bottom - top) * _CELLS, width * _CELLS),
                 device=self.device,
                 memory_format=torch.channels_last,
             )
+            owner = np.empty((bottom - top, width), dtype=np.int32)
+            for index, tile in enumerate(run):
+                owner[tile.top - top : tile.bottom - top, tile.left : tile.right] = index
+            yield slice(top * _CELLS, bottom * _CELLS), psi, self._on_demand(z_hat, quality, psi, run, owner)
 
-            def write(tile: Tile, part: Tensor, first: int = first, psi: Tensor = psi) -> None:
-                top, left = tile.top * _CELLS - first, tile.left * _CELLS
-                psi[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
+    def _on_demand(
+        self, z_hat: Tensor, quality: Tensor | float, psi: Tensor, run: list[Tile], owner: np.ndarray
+    ) -> Callable[[Tensor], None]:
+        """Fills in `psi`, of a run of tiles, those that hold given positions; `owner` is each hyper-latent's tile."""
+        missing, top = dict(enumerate(run)), run[0].top
 
+        def write(tile: Tile, part: Tensor) -> None:
+            psi[
+                :,
+                :,
+                (tile.top - top) * _CELLS : (tile.bottom - top) * _CELLS,
+                tile.left * _CELLS : tile.right * _CELLS,
+            ] = part
+
+        def need(positions: Tensor) -> None:
+            if not missing:
+                return
+            row, column = np.divmod(positions.numpy(), psi.shape[3])
+            wanted = np.unique(owner[row // _CELLS, column // _CELLS]).tolist()
             run_in_tiles(
                 lambda z: self._model.hyper_synthesize(z, quality),
                 lambda rows, columns: z_hat[:, :, rows, columns],
                 write,
-                run,
+                [missing.pop(index) for index in wanted if index in missing],
                 _CELLS,
             )
-            yield slice(first, last), psi
+
+        return need
 
     def _synthesize(
         self, y_hat: Tensor, fixed: int, width: int, height: int, progress: Progress | None = None

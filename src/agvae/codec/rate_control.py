@@ -54,10 +54,10 @@ def largest_within(
 ) -> bytes:
     """A file of at most `target` bytes, and at most 1 % less if the steps allow, at a quality from 0 to `last`.
 
-    code: a trial at a quality, with the symbols of z of another, its anchor: with those of its own sizes jump. An anchor
-    is coded itself first; guess: the logarithm of the size, about, at evenly spaced qualities; spare: by what share of
-    its size a file may be trimmed; measure: the logarithm of the size at a quality, more closely than `guess` and
-    cheaper than `code`.
+    code: a trial at a quality, with the symbols of z of another, its anchor, which is itself tried first: with those of
+    its own sizes would jump; guess: the logarithm of the size, about, at evenly spaced qualities; spare: by what share
+    of its size a file may be trimmed; measure: the logarithm of the size at a quality, more closely than by `guess`
+    and cheaper than by `code`.
 
     The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target.
     Raises TargetError if the target is below the smallest or above the largest file."""

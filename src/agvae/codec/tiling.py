@@ -4,6 +4,7 @@ A tile is run with a halo as wide as the network's reach, so that what is kept o
 it would have seen in one run; at the borders of the picture the network pads with zeros, in tiles as in one run.
 """
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
@@ -56,13 +57,15 @@ def tiles(height: int, width: int, side: int, halo: int) -> list[Tile]:
     ]
 
 
-def tile_side(bytes_per_unit: float, halo: int, device: torch.device) -> int:
-    """Side of a tile, in units, whose run takes the memory there is for it, but at least as wide as its halos."""
+def tile_side(bytes_per_unit: float, halo: int, device: torch.device, memory: float = math.inf) -> int:
+    """Side of a tile, in units, whose run takes the memory there is for it, but at least as wide as its halos.
+
+    It takes no more than `memory` bytes if such a tile does not."""
     workspace = CPU_WORKSPACE
     if device.type == "cuda":
         # Kernels there take some four times as much: their normalisations are not done in place.
         workspace = torch.cuda.mem_get_info(device)[0] // 8
-    return max(2 * halo, int((workspace / bytes_per_unit) ** 0.5) - 2 * halo, 4)
+    return max(2 * halo, int((min(workspace, memory) / bytes_per_unit) ** 0.5) - 2 * halo, 4)
 
 
 def run_in_tiles(

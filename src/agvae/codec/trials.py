@@ -23,7 +23,7 @@ _SAMPLED = 1024
 BORDERS = 0.06
 """Logarithm of what a sample's size gains, about, since none of its parts has its own neighbours."""
 
-_SPARE = 0.06
+_SPARE = 0.05
 """Share of the bits of a context's last pass that trimming may take. To lower the symbols that save most bits for their
 distortion costs no more quality than to code all at a lower rate as long as they are few."""
 
@@ -128,4 +128,6 @@ class ScaleCensus:
         return curve
 
     def _gain(self, quality: Tensor | float) -> Tensor:
-        return torch.ones(self._model.M) if self._model.gain is None else self._model.gain.gain(quality)
+        if self._model.gain is None:
+            return torch.ones(*torch.as_tensor(quality).shape, self._model.M)
+        return self._model.gain.gain(quality)

@@ -155,10 +155,16 @@ class AGVAE(nn.Module):
         """x̂ = g_s(ŷ · m′(q)), (B, 3, H, W)."""
         return self.g_s(y_hat if self.gain is None else y_hat * _map(self.gain.inverse(quality)))
 
-    def encode(self, y_bar: Tensor, psi: Tensor, emit: Callable[[Cell, Tensor, Parameters], None]) -> Tensor:
+    def encode(
+        self,
+        y_bar: Tensor,
+        psi: Tensor,
+        emit: Callable[[Cell, Tensor, Parameters], None],
+        need: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
         """Round ȳ to symbols in coding order, giving each cell's symbols (B, n, C) and parameters to `emit`.
 
-        Returns ŷ, as the decoder will have it."""
+        Returns ŷ, as the decoder will have it. `need` as for `ContextModel.sequential`."""
         y_bar = _rows(y_bar)
 
         def code(cell: Cell, raw: Tensor) -> Tensor:
@@ -167,16 +173,23 @@ class AGVAE(nn.Module):
             emit(cell, symbols, parameters)
             return symbols + parameters.mu
 
-        return self.context.sequential(psi, code)
+        return self.context.sequential(psi, code, need)
 
-    def decode(self, psi: Tensor, read: Callable[[Cell, Parameters], Tensor]) -> Tensor:
-        """ŷ from the symbols (B, n, C) that `read` gives for each cell, in coding order, given its parameters."""
+    def decode(
+        self,
+        psi: Tensor,
+        read: Callable[[Cell, Parameters], Tensor],
+        need: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """ŷ from the symbols (B, n, C) that `read` gives for each cell, in coding order, given its parameters.
+
+        `need` as for `ContextModel.sequential`."""
 
         def code(cell: Cell, raw: Tensor) -> Tensor:
             parameters = self.split(raw, dim=2)
             return read(cell, parameters) + parameters.mu
 
-        return self.context.sequential(psi, code)
+        return self.context.sequential(psi, code, need)
 
     def split(self, raw: Tensor, dim: int) -> Parameters:
         """Entropy parameters from the networks' K outputs along `dim`: scales first, the mean last."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ CHUNK = 1024
 
 THREADED = 256
 """Fewest positions of a pass for which threads pay; in smaller ones they wait for each other more than they work."""
+
+FIRST = 64
+"""Positions of the very first chunk: what is wrong with a stream shows before much is computed."""
 
 Schedule = list[list[Cell]]
 Code = Callable[[Cell, Tensor], Tensor]
@@ -73,12 +77,14 @@ class ContextModel(nn.Module):
         """Parameters (B, K·M, H, W) of every element from h_s's features psi and all of ŷ (B, M, H, W)."""
         return psi
 
-    def sequential(self, psi: Tensor, code: Code) -> Tensor:
-        """Run the schedule, calling `code` for each cell in order, and return ŷ (B, M, H, W)."""
+    def sequential(self, psi: Tensor, code: Code, need: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Run the schedule, calling `code` for each cell in order, and return ŷ (B, M, H, W).
+
+        `need` is called with flat positions before psi is read there, which may still be empty then."""
         batch, _, height, width = psi.shape
         radius, padded = self.RADIUS, width + 2 * self.RADIUS
         # ŷ so far, channels last, with a margin of zeros, so that a neighbourhood is a gather of whole rows.
-        y_hat = psi.new_zeros(batch, (height + 2 * radius) * padded, self.M)
+        y_hat = _zeros(psi, batch, (height + 2 * radius) * padded, self.M)
         groups = y_hat.view(batch, -1, self.M // self.GROUPS)
         rows = torch.arange(y_hat.shape[1], device=psi.device).view(-1, padded)
         rows = rows[radius : radius + height, radius : radius + width].flatten()
@@ -86,12 +92,15 @@ class ContextModel(nn.Module):
             torch.tensor([(dy * padded + dx) * self.GROUPS + g for dy, dx, g in kind.reads], dtype=torch.long)
             for kind in self.kinds()
         ]
-        schedule = self.schedule(height, width)
-        with _threads(torch.get_num_threads() if height * width >= THREADED * len(schedule) else 1):
+        schedule, threads = self.schedule(height, width), torch.get_num_threads()
+        with _threads(threads if height * width >= THREADED * len(schedule) else 1):
             parameters = self._predictor(psi.permute(0, 2, 3, 1).reshape(batch, height * width, -1))
             for cells in schedule:
                 coded = []
-                for whole, chunk in ((cell, chunk) for cell in cells for chunk in cell.positions.split(CHUNK)):
+                for whole, chunk in _chunks(cells, first=cells is schedule[0]):
+                    if need is not None:
+                        with _threads(threads):
+                            need(chunk)
                     cell = whole._replace(positions=chunk.to(psi.device), last=cells is schedule[-1])
                     inside = rows[cell.positions]
                     gathered = (self.GROUPS * inside[:, None] + offsets[cell.kind].to(psi.device)).flatten()
@@ -111,6 +120,20 @@ class ContextModel(nn.Module):
         """For features psi (B, H·W, C): (cell of n positions, what it reads (B·n, inputs)) → (B, n, K, channels)."""
         psi = psi.unflatten(-1, (self.K, self.M))
         return lambda cell, gathered: psi[:, cell.positions][..., cell.channels]
+
+
+def _chunks(cells: list[Cell], first: bool) -> Iterator[tuple[Cell, Tensor]]:
+    """The cells of a pass, each with some of its positions after another."""
+    for cell in cells:
+        for part in cell.positions.tensor_split([FIRST] if first else []):
+            yield from ((cell, chunk) for chunk in part.split(CHUNK) if len(chunk))
+
+
+def _zeros(like: Tensor, *shape: int) -> Tensor:
+    """Zeros of that type and place; on a CPU they take no memory before something is written there."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(shape, np.float32)).to(like.dtype)
 
 
 @contextmanager
