@@ -129,5 +129,5 @@ class ScaleCensus:
 
     def _gain(self, quality: Tensor | float) -> Tensor:
         if self._model.gain is None:
-            return torch.ones(*torch.as_tensor(quality).shape, self._model.M)
+            return torch.ones(*torch.as_tensor(quality).shape, self._model.M, device=self._model.prior.medians.device)
         return self._model.gain.gain(quality)
