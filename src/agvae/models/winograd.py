@@ -9,13 +9,17 @@ degree, so that its value at ∞ is zero and needs no product. It takes 121 mult
     transposed, Y_ab = w_ab ∗ X:        Y_ab = Aᵀ [ U_ab ⊙ Bᵀ X B ] A           with X, Y_ab mirrored in each tile
     gradient of the kernel:             ∂w_ab = Gᵀ [ Σ_tiles Bᵀ X_ab B ⊙ A ∂Y Aᵀ ] G
 
-⊙ is a product of matrices over the channels at each of the 36 points. On a processor, in float32, with the rounding of
-float32: the result is not that of the direct sum to the last bit.
+⊙ is a product of matrices over the channels at each point (i, j). In float32, on a processor: the sums are not in the order
+of the plain convolution's, so that results differ in their last bits.
+
+Values of a tile lie together, (tiles, slots, channels): of the finer side 121 slots, the four phases of each of the 25
+points with i, j < 5, two of each of the 5 with i = ∞, then of the 5 with j = ∞, and the one phase that has both; of the
+coarser side the 36 points in the same order.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -23,7 +27,10 @@ from numba import njit
 from torch import Tensor
 
 TILES = 128
-"""Tiles at once: their values at all points stay near the processor."""
+"""Most tiles at once, so that their values stay near the processor."""
+
+_POINTS = (25, 10, 1)
+"""Points of a tile whose values lie in four, in two and in one phase."""
 
 _G = np.array(
     [
@@ -35,22 +42,25 @@ _G = np.array(
         [0, 0, 1],
     ]
 )
-"""A kernel's three elements to its values at 0, 1, −1, 2, −2 and ∞."""
-
-_PHASES = [(0, 0), (0, 1), (1, 0), (1, 1)]
+"""The three elements of a kernel to its values at 0, 1, −1, 2, −2 and ∞."""
 
 
-def _kernel_values() -> Tensor:
-    """(121, 25): the elements of a 5×5 kernel to its values at the points (i, j) of each phase, one after another."""
+def _kernel_to_values() -> Tensor:
+    """(121, 25): the elements of a 5×5 kernel to its value in each slot."""
     axis = np.zeros((2, 6, 5))
     axis[0, :, 0::2] = _G
-    axis[1, :, 1::2] = _G[:, :2]
-    axis[1, 5] = 0
-    phases = [np.kron(axis[a, : 6 - a], axis[b, : 6 - b]) for a, b in _PHASES]
-    return torch.from_numpy(np.concatenate(phases)).float()
+    axis[1, :5, 1::2] = _G[:5, :2]
+    five, both = range(5), range(2)
+    slots = [
+        *product(five, five, both, both),
+        *product([5], five, [0], both),
+        *product(five, [5], both, [0]),
+        (5, 5, 0, 0),
+    ]
+    return torch.from_numpy(np.stack([np.kron(axis[a, i], axis[b, j]) for i, j, a, b in slots])).float()
 
 
-_VALUES = _kernel_values()
+_KERNEL = _kernel_to_values()
 
 
 def strided(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,59 +110,43 @@ class _Transposed(torch.autograd.Function):
 
 
 def _strided(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    x = _channels_last(x)
+    x, kernel = _channels_last(x), _matrices(_KERNEL @ _elements(weight))
     batch, height, width, channels = x.shape
-    out = x.new_empty(batch, height // 2, width // 2, len(weight))
-    kernels = _by_phase(_values(weight), *weight.shape[:2])
-    tiles = _tiles(out)
-    fine, coarse = _planes(tiles, TILES, channels), _planes(tiles, TILES, len(weight))[0]
-    for first, count in _blocks(tiles, TILES):
+    y = x.new_empty(batch, height // 2, width // 2, len(weight))
+    fine, coarse = _values(y, channels, 121), _values(y, len(weight), 36)
+    for first, count in _blocks(y):
         _share(_read, count, x, 2, first, fine)
-        for phase, (plane, kernel) in enumerate(zip(fine, kernels, strict=True)):
-            _multiply(plane[:, :, :count], kernel.transpose(2, 3), coarse[:, :, :count], add=phase > 0)
-        _share(_write, count, [coarse] * 4, 1, first, _bias(bias, out), out)
-    return out.permute(0, 3, 1, 2)
+        for a, b, c in zip(_matrices(fine[:count]), kernel, _matrices(coarse[:count]), strict=True):
+            torch.bmm(a, b.transpose(1, 2), out=c)
+        _share(_write, count, coarse, 1, first, _bias(bias, y), y)
+    return y.permute(0, 3, 1, 2)
 
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    x = _channels_last(x)
+    x, kernel = _channels_last(x), _matrices(_KERNEL @ _elements(weight))
     batch, height, width, channels = x.shape
-    out = x.new_empty(batch, 2 * height, 2 * width, weight.shape[1])
-    kernels = _by_phase(_values(weight), *weight.shape[:2])
-    tiles = _tiles(x)
-    coarse, fine = _planes(tiles, TILES, channels)[0], _planes(tiles, TILES, weight.shape[1])
-    for first, count in _blocks(tiles, TILES):
-        _share(_read, count, x, 1, first, [coarse] * 4)
-        for plane, kernel in zip(fine, kernels, strict=True):
-            _multiply(coarse[:, :, :count], kernel, plane[:, :, :count])
-        _share(_write, count, fine, 2, first, _bias(bias, out), out)
-    return out.permute(0, 3, 1, 2)
+    y = x.new_empty(batch, 2 * height, 2 * width, weight.shape[1])
+    coarse, fine = _values(x, channels, 36), _values(x, y.shape[3], 121)
+    for first, count in _blocks(x):
+        _share(_read, count, x, 1, first, coarse)
+        for a, b, c in zip(_matrices(coarse[:count]), kernel, _matrices(fine[:count]), strict=True):
+            torch.bmm(a, b, out=c)
+        _share(_write, count, fine, 2, first, _bias(bias, y), y)
+    return y.permute(0, 3, 1, 2)
 
 
 def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """Of the kernel (N, C, 5, 5) between the finer side x (B, C, 2H, 2W) and the coarser, grad (B, N, H, W)."""
     x, grad = _channels_last(x), _channels_last(grad)
-    outputs, inputs = grad.shape[3], x.shape[3]
-    values = x.new_zeros(len(_VALUES), outputs * inputs)
-    tiles, most = _tiles(grad), 4 * TILES  # more than elsewhere: all are added to the same sums
-    fine, coarse = _planes(tiles, most, inputs), _planes(tiles, most, outputs)[0]
-    for first, count in _blocks(tiles, most):
+    inputs, outputs = x.shape[3], grad.shape[3]
+    total = x.new_zeros(outputs, 121, inputs)
+    fine, coarse = _values(grad, inputs, 121), _values(grad, outputs, 36)
+    for first, count in _blocks(grad):
         _share(_read, count, x, 2, first, fine)
         _share(_spread, count, grad, first, coarse)
-        for plane, total in zip(fine, _by_phase(values, outputs, inputs), strict=True):
-            _multiply(coarse[:, :, :count].transpose(2, 3), plane[:, :, :count], total, add=True)
-    return (_VALUES.t() @ values).view(5, 5, outputs, inputs).permute(2, 3, 0, 1).contiguous()
-
-
-def _values(weight: Tensor) -> Tensor:
-    """(121, N·C) of a kernel (N, C, 5, 5)."""
-    return _VALUES @ weight.reshape(-1, 25).t()
-
-
-def _by_phase(values: Tensor, outputs: int, inputs: int) -> list[Tensor]:
-    """(121, N·C) as (6 − a, 6 − b, N, C) of each phase."""
-    parts = values.split([(6 - a) * (6 - b) for a, b in _PHASES])
-    return [part.view(6 - a, 6 - b, outputs, inputs) for part, (a, b) in zip(parts, _PHASES, strict=True)]
+        for a, b, c in zip(_matrices(coarse[:count]), _matrices(fine[:count]), _matrices(total), strict=True):
+            c.baddbmm_(a.transpose(1, 2), b)
+    return (_KERNEL.t() @ total).view(outputs, 5, 5, inputs).permute(0, 3, 1, 2)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -160,54 +154,46 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.detach().permute(0, 2, 3, 1).contiguous()
 
 
-def _tiles(coarse: Tensor) -> int:
-    """Tiles of 4×4 that cover the maps (B, H, W, C)."""
-    batch, height, width, _ = coarse.shape
-    return batch * -(-height // 4) * -(-width // 4)
+def _elements(weight: Tensor) -> Tensor:
+    """(N, C, 5, 5) as (N, 25, C)."""
+    return weight.detach().permute(0, 2, 3, 1).reshape(len(weight), 25, -1)
 
 
-def _blocks(tiles: int, most: int) -> Iterator[tuple[int, int]]:
-    """(first tile, their number) of equal blocks of at most `most` tiles."""
-    count = -(-tiles // -(-tiles // most))
+def _matrices(values: Tensor) -> list[Tensor]:
+    """(rows, slots, channels) as (points, rows, phases · channels) for each of _POINTS."""
+    phases = (4, 2, 1) if values.shape[1] == 121 else (1, 1, 1)
+    groups = values.split([points * count for points, count in zip(_POINTS, phases, strict=True)], 1)
+    return [
+        group.view(len(values), points, -1).transpose(0, 1) for group, points in zip(groups, _POINTS, strict=True)
+    ]
+
+
+def _blocks(coarse: Tensor) -> Iterator[tuple[int, int]]:
+    """(first, number) of the tiles of maps (B, H, W, C), in blocks of equal size."""
+    tiles = coarse.shape[0] * -(-coarse.shape[1] // 4) * -(-coarse.shape[2] // 4)
+    count = -(-tiles // -(-tiles // TILES))
     return ((first, min(count, tiles - first)) for first in range(0, tiles, count))
 
 
-def _planes(tiles: int, most: int, channels: int) -> list[Tensor]:
-    """For each phase, the values (6 − a, 6 − b, tiles of a block, channels)."""
-    count = next(_blocks(tiles, most))[1]
-    return [torch.empty(6 - a, 6 - b, count, channels) for a, b in _PHASES]
+def _values(coarse: Tensor, channels: int, slots: int) -> Tensor:
+    """Room for the values of a block."""
+    return coarse.new_empty(next(_blocks(coarse))[1], slots, channels)
 
 
-def _multiply(left: Tensor, right: Tensor, out: Tensor, add: bool = False) -> None:
-    """out = left · right, or added to it, at the points that all three have: (points, points, rows, columns)."""
-    points = min(len(left), len(right)), min(left.shape[1], right.shape[1])
-    for i in range(points[0]):
-        a, b, c = (planes[i, : points[1]] for planes in (left, right, out))
-        if add:
-            c.baddbmm_(a, b)
-        else:
-            torch.bmm(a, b, out=c)
-
-
-def _bias(bias: Tensor | None, out: Tensor) -> Tensor:
-    return out.new_zeros(out.shape[3]) if bias is None else bias
+def _bias(bias: Tensor | None, y: Tensor) -> Tensor:
+    return y.new_zeros(y.shape[3]) if bias is None else bias.detach()
 
 
 def _share(function: Callable, count: int, *arguments) -> None:
     """Call function(start, stop, …) over [0, count), in as many threads as torch has."""
-    arrays = [
-        tuple(part.numpy() for part in argument) if isinstance(argument, list)
-        else argument.detach().numpy() if isinstance(argument, Tensor)
-        else argument
-        for argument in arguments
-    ]  # fmt: skip
+    arguments = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
     threads = min(torch.get_num_threads(), count)
     if threads == 1:
-        function(0, count, *arrays)
+        function(0, count, *arguments)
         return
     edges = [count * index // threads for index in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(function, *edge, *arrays) for edge in pairwise(edges)]:
+        for done in [pool.submit(function, *edge, *arguments) for edge in pairwise(edges)]:
             done.result()
 
 
@@ -215,121 +201,146 @@ _kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"
 
 
 @_kernel
-def _values_of(d, offset, step, out, i, t, infinity):
-    """Values out[i, :, t] of what stands at d[offset], d[offset + step], …, at the points: Bᵀ."""
-    for c in range(d.shape[1]):
-        d0, d1, d2 = d[offset, c], d[offset + step, c], d[offset + 2 * step, c]
-        d3, d4 = d[offset + 3 * step, c], d[offset + 4 * step, c]
-        out[i, 0, t, c] = 4 * d0 - 5 * d2 + d4
-        out[i, 1, t, c] = (d4 - 4 * d2) + (d3 - 4 * d1)
-        out[i, 2, t, c] = (d4 - 4 * d2) - (d3 - 4 * d1)
-        out[i, 3, t, c] = (d4 - d2) + 2 * (d3 - d1)
-        out[i, 4, t, c] = (d4 - d2) - 2 * (d3 - d1)
-    if infinity:
-        for c in range(d.shape[1]):
-            d1, d3, d5 = d[offset + step, c], d[offset + 3 * step, c], d[offset + 5 * step, c]
-            out[i, 5, t, c] = 4 * d1 - 5 * d3 + d5
+def _to_values(d, row, step, column, out, t, slot, apart, last):
+    """out[t, slot], out[t, slot + apart], … and out[t, last], unless last < 0: Bᵀ of d's rows row, row + step, …"""
+    for c in range(out.shape[2]):
+        s = column + c
+        d0, d1, d2 = d[row, s], d[row + step, s], d[row + 2 * step, s]
+        d3, d4 = d[row + 3 * step, s], d[row + 4 * step, s]
+        out[t, slot, c] = 4 * d0 - 5 * d2 + d4
+        out[t, slot + apart, c] = (d4 - 4 * d2) + (d3 - 4 * d1)
+        out[t, slot + 2 * apart, c] = (d4 - 4 * d2) - (d3 - 4 * d1)
+        out[t, slot + 3 * apart, c] = (d4 - d2) + 2 * (d3 - d1)
+        out[t, slot + 4 * apart, c] = (d4 - d2) - 2 * (d3 - d1)
+    if last >= 0:
+        for c in range(out.shape[2]):
+            s = column + c
+            out[t, last, c] = 4 * d[row + step, s] - 5 * d[row + 3 * step, s] + d[row + 5 * step, s]
 
 
 @_kernel
-def _elements_of(values, i, t, infinity, out, k):
-    """The four elements out[k, :] that have values[i, :, t] at the points: Aᵀ."""
-    for c in range(values.shape[3]):
-        m0, m1, m2, m3, m4 = (
-            values[i, 0, t, c], values[i, 1, t, c], values[i, 2, t, c], values[i, 3, t, c], values[i, 4, t, c],
-        )  # fmt: skip
-        out[k, 0, c] = m0 + (m1 + m2) + (m3 + m4)
-        out[k, 1, c] = (m1 - m2) + 2 * (m3 - m4)
-        out[k, 2, c] = (m1 + m2) + 4 * (m3 + m4)
-        out[k, 3, c] = (m1 - m2) + 8 * (m3 - m4)
-    if infinity:
-        for c in range(values.shape[3]):
-            out[k, 3, c] += values[i, 5, t, c]
+def _from_values(values, t, slot, apart, last, out):
+    """The four rows of out: Aᵀ of values[t, slot], values[t, slot + apart], … and values[t, last], unless last < 0."""
+    for c in range(values.shape[2]):
+        m0, m1, m2 = values[t, slot, c], values[t, slot + apart, c], values[t, slot + 2 * apart, c]
+        m3, m4 = values[t, slot + 3 * apart, c], values[t, slot + 4 * apart, c]
+        out[0, c] = m0 + (m1 + m2) + (m3 + m4)
+        out[1, c] = (m1 - m2) + 2 * (m3 - m4)
+        out[2, c] = (m1 + m2) + 4 * (m3 + m4)
+        out[3, c] = (m1 - m2) + 8 * (m3 - m4)
+    if last >= 0:
+        for c in range(values.shape[2]):
+            out[3, c] += values[t, last, c]
 
 
 @_kernel
-def _spread_of(d, out, i, t):
-    """Values out[i, :, t] of the four elements d, as `_elements_of` weighs them: A."""
-    for c in range(d.shape[1]):
+def _to_adjoint(d, out, t, slot, apart, last):
+    """As `_to_values`, but A of the four rows of d."""
+    for c in range(out.shape[2]):
         d0, d1, d2, d3 = d[0, c], d[1, c], d[2, c], d[3, c]
-        out[i, 0, t, c] = d0
-        out[i, 1, t, c] = (d0 + d2) + (d1 + d3)
-        out[i, 2, t, c] = (d0 + d2) - (d1 + d3)
-        out[i, 3, t, c] = (d0 + 4 * d2) + (2 * d1 + 8 * d3)
-        out[i, 4, t, c] = (d0 + 4 * d2) - (2 * d1 + 8 * d3)
-        out[i, 5, t, c] = d3
+        out[t, slot, c] = d0
+        out[t, slot + apart, c] = (d0 + d2) + (d1 + d3)
+        out[t, slot + 2 * apart, c] = (d0 + d2) - (d1 + d3)
+        out[t, slot + 3 * apart, c] = (d0 + 4 * d2) + (2 * d1 + 8 * d3)
+        out[t, slot + 4 * apart, c] = (d0 + 4 * d2) - (2 * d1 + 8 * d3)
+    for c in range(out.shape[2]):
+        out[t, last, c] = d[3, c]
+
+
+@_kernel
+def _slots(i, a, b, phases):
+    """Of phase (a, b) of `phases` × `phases`: the slots of the points (i, 0) and (i, 1), and (i, ∞), or −1."""
+    whole = phases * phases
+    if i == 5:
+        slot, apart, last = 25 * whole + b, phases, 25 * whole + 10 * phases
+    else:
+        slot, apart, last = 5 * i * whole + a * phases + b, whole, (25 * phases + 5 + i) * phases + a
+    return slot, apart, last if b == 0 else -1
 
 
 @_kernel
 def _tile(index, height, width):
-    """(picture, row, column) of a tile of maps of height × width elements."""
+    """(picture, row, column) of a tile's first element in maps of height × width."""
     rows, columns = (height + 3) // 4, (width + 3) // 4
-    return index // (rows * columns), index % (rows * columns) // columns, index % columns
+    return index // (rows * columns), index % (rows * columns) // columns * 4, index % columns * 4
 
 
 @_kernel
-def _window(x, picture, top, left, flip, window):
+def _window(x, picture, top, left, window):
     """Copy what of x (B, H, W, C) lies at (top, left) into window (n, n·C), with zeros past its borders."""
     size, channels = len(window), x.shape[3]
     for r in range(size):
-        row = top + (size - 1 - r if flip else r)
         for s in range(size):
-            column = left + (size - 1 - s if flip else s)
-            part = window[r, s * channels : (s + 1) * channels]
+            row, column = top + r, left + s
             if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
-                part[:] = x[picture, row, column]
+                for c in range(channels):
+                    window[r, s * channels + c] = x[picture, row, column, c]
             else:
-                part[:] = 0
+                for c in range(channels):
+                    window[r, s * channels + c] = 0
 
 
 @_kernel
-def _read(start, stop, x, stride, first, planes):
+def _read(start, stop, x, stride, first, values):
     """Bᵀ X_ab B of tiles from first + start on, of x (B, stride·H, stride·W, C), mirrored if stride is 1."""
-    channels = x.shape[3]
+    batch, height, width, channels = x.shape
     size = 5 * stride + 1
+    rows = x.reshape((batch * height, width * channels))
     window = np.empty((size, size * channels), np.float32)
-    half = np.empty((1, 6, 1, size * channels), np.float32)
+    half = np.empty((1, 6, size * channels), np.float32)
+    mirrored, step = stride == 1, stride if stride == 2 else -1
     for t in range(start, stop):
-        picture, row, column = _tile(first + t, x.shape[1] // stride, x.shape[2] // stride)
-        _window(x, picture, stride * (4 * row - 1), stride * (4 * column - 1), stride == 1, window)
+        picture, row, column = _tile(first + t, height // stride, width // stride)
+        top, left = stride * (row - 1), stride * (column - 1)
+        inside = top >= 0 and left >= 0 and top + size <= height and left + size <= width
+        if not inside:
+            _window(x, picture, top, left, window)
         for a in range(stride):
-            _values_of(window, a, stride, half, 0, 0, a == 0)
+            offset = 5 if mirrored else a
+            if inside:
+                _to_values(rows, picture * height + top + offset, step, left * channels, half, 0, 0, 1, 5 - 6 * a)
+            else:
+                _to_values(window, offset, step, 0, half, 0, 0, 1, 5 - 6 * a)
             for b in range(stride):
+                offset = 5 if mirrored else b
                 for i in range(6 - a):
-                    _values_of(half[0, i, 0].reshape((size, channels)), b, stride, planes[2 * a + b], i, t, b == 0)
+                    slot, apart, last = _slots(i, a, b, stride)
+                    _to_values(half[0, i].reshape((size, channels)), offset, step, 0, values, t, slot, apart, last)
 
 
 @_kernel
-def _spread(start, stop, x, first, plane):
+def _spread(start, stop, x, first, values):
     """A X Aᵀ of tiles from first + start on, of x (B, H, W, C)."""
     channels = x.shape[3]
     window = np.empty((4, 4 * channels), np.float32)
-    half = np.empty((1, 6, 1, 4 * channels), np.float32)
+    half = np.empty((1, 6, 4 * channels), np.float32)
     for t in range(start, stop):
         picture, row, column = _tile(first + t, x.shape[1], x.shape[2])
-        _window(x, picture, 4 * row, 4 * column, False, window)
-        _spread_of(window, half, 0, 0)
+        _window(x, picture, row, column, window)
+        _to_adjoint(window, half, 0, 0, 1, 5)
         for i in range(6):
-            _spread_of(half[0, i, 0].reshape((4, channels)), plane, i, t)
+            slot, apart, last = _slots(i, 0, 0, 1)
+            _to_adjoint(half[0, i].reshape((4, channels)), values, t, slot, apart, last)
 
 
 @_kernel
-def _write(start, stop, planes, stride, first, bias, y):
+def _write(start, stop, values, stride, first, bias, y):
     """Aᵀ M_ab A and the bias to tiles from first + start on, of y (B, stride·H, stride·W, C), mirrored if stride is 2."""
-    channels = y.shape[3]
-    half = np.empty((6, 4, channels), np.float32)
-    tile = np.empty((1, 4, 4 * channels), np.float32)
+    batch, height, width, channels = y.shape
+    half = np.empty((6, 4 * channels), np.float32)
+    tile = np.empty((4, 4 * channels), np.float32)
     for t in range(start, stop):
-        picture, top, left = _tile(first + t, y.shape[1] // stride, y.shape[2] // stride)
+        picture, top, left = _tile(first + t, height // stride, width // stride)
         for a in range(stride):
             for b in range(stride):
                 for i in range(6 - a):
-                    _elements_of(planes[2 * a + b], i, t, b == 0, half, i)
-                _elements_of(half.reshape((1, 6, 1, 4 * channels)), 0, 0, a == 0, tile, 0)
+                    slot, apart, last = _slots(i, a, b, stride)
+                    _from_values(values, t, slot, apart, last, half[i].reshape((4, channels)))
+                _from_values(half.reshape((1, 6, 4 * channels)), 0, 0, 1, 5 - 6 * a, tile)
                 for k in range(4):
-                    row = stride * (4 * top + (3 - k if stride == 2 else k)) + a
                     for l in range(4):
-                        column = stride * (4 * left + (3 - l if stride == 2 else l)) + b
-                        if row < y.shape[1] and column < y.shape[2]:
+                        row = stride * (top + (3 - k if stride == 2 else k)) + a
+                        column = stride * (left + (3 - l if stride == 2 else l)) + b
+                        if row < height and column < width:
                             for c in range(channels):
-                                y[picture, row, column, c] = tile[0, k, l * channels + c] + bias[c]
+                                y[picture, row, column, c] = tile[k, l * channels + c] + bias[c]
