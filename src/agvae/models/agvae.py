@@ -65,14 +65,12 @@ class AGVAE(nn.Module):
         self.form = "half_mass" if self.symmetric else _choice(entropy["form"], "entropy form", FORMS)
         self.quantizer = _choice(quantizer["name"], "quantizer", QUANTIZERS)
 
-        parts = dict(transforms)
-        if wrong := [
-            key for key, value in parts.items() if key != "name" and not (isinstance(value, int) and value > 0)
-        ]:
-            raise ValueError(f"transforms.{wrong[0]}={parts[wrong[0]]} is no width or count")
+        parts, context_parts = dict(transforms), dict(context)
         build = TRANSFORMS[_choice(parts.pop("name"), "transforms", TRANSFORMS)]
-        context_class = CONTEXTS[_choice(context["name"], "context", CONTEXTS)]
-        self.context = context_class(parts["M"], 2 if self.symmetric else 3)
+        context_class = CONTEXTS[_choice(context_parts.pop("name"), "context", CONTEXTS)]
+        _check_widths("transforms", parts)
+        _check_widths("context", context_parts)
+        self.context = context_class(parts["M"], 2 if self.symmetric else 3, **context_parts)
         built = build(**parts, hyper_channels=self.context.hyper_channels)
         self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = built[:6]
         self.reach, self.bytes_per_pixel = built.reach, built.bytes_per_pixel
@@ -206,6 +204,11 @@ def _levels(gain: dict[str, Any]) -> int:
     if levels < 1 or (name == "none" and levels != 1):
         raise ValueError(f"gain {name} cannot have {levels} levels")
     return levels
+
+
+def _check_widths(part: str, values: dict[str, Any]) -> None:
+    if wrong := [key for key, value in values.items() if not (isinstance(value, int) and value > 0)]:
+        raise ValueError(f"{part}.{wrong[0]}={values[wrong[0]]} is no width or count")
 
 
 def _choice(name: str, part: str, known) -> str:
