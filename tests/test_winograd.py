@@ -24,7 +24,7 @@ def plain_transposed(x, weight, bias):
     return F.conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=1)
 
 
-@pytest.mark.parametrize("batch, height, width", SIZES)
+@pytest.mark.parametrize(("batch", "height", "width"), SIZES)
 @pytest.mark.parametrize("kind", ["strided", "transposed"])
 def test_results_and_gradients_are_those_of_the_plain_convolution(kind, batch, height, width, monkeypatch):
     monkeypatch.setattr(winograd, "TILES", 3)
