@@ -10,8 +10,8 @@ place of 16 · 25 = 400.
     transposed, Y_ab = w_ab ∗ X:        Y_ab = Aᵀ [ U_ab ⊙ Bᵀ X B ] A           with X, Y_ab mirrored in each tile
     gradient of the kernel:             ∂w_ab = Gᵀ [ Σ_tiles Bᵀ X_ab B ⊙ A ∂Y Aᵀ ] G
 
-⊙ is a product of matrices over the channels at each point (i, j). In float32, on a CPU. Errors are some ten times those
-of the plain convolution, 10^−5 of the result's size, which pictures of 8 bits do not show.
+⊙ is a product of matrices over the channels at each point (i, j). In float32, on a CPU. Errors are ten to twenty
+times those of the plain convolution, at most some 10^−5 of the result's size: far less than pictures of 8 bits show.
 
 Values of a tile lie together, (tiles, slots, channels): of the finer side 121 slots, the four phases of each of the 25
 points with i, j < 5, two of each of the 5 with i = ∞, then of the 5 with j = ∞, and the one phase that has both; of the
