@@ -34,7 +34,7 @@ class _LowerBound(torch.autograd.Function):
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """max(x, bound), with a gradient below the bound for steps that lead back above it."""
-    return _LowerBound.apply(x, bound)
+    return _LowerBound.apply(x, bound) if torch.is_grad_enabled() else x.clamp(min=bound)
 
 
 def scale_min(tail: float) -> float:

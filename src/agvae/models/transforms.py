@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agvae.entropy.densities import lower_bound
+from agvae.models import winograd
 
 STRIDE_Y = 16
 STRIDE_Z = 64
@@ -141,24 +142,56 @@ def _picture(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
-    """Convolution that divides height and width by `stride`."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+class Down(nn.Conv2d):
+    """5×5 convolution that halves height and width."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 5, 2, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, 2H, 2W) → (B, outputs, H, W)."""
+        even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+        if even and _takes_winograd(self, x, x.shape[2] // 2, x.shape[3] // 2):
+            return winograd.strided(x, self.weight, self.bias)
+        return super().forward(x)
 
 
-def deconv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
-    """Transposed convolution that multiplies height and width by `stride`."""
-    return nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
-
-
-class ToPicture(nn.ConvTranspose2d):
-    """`deconv` to few channels, computed as a 3×3 convolution to those of each of the four phases.
-
-    Output 2i + p reads input i + d with the kernel's element 2(1 − d) + p. 0.4 times the time: processors are made for
-    convolutions with many outputs."""
+class Up(nn.ConvTranspose2d):
+    """Transposed 5×5 convolution that doubles height and width."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, 5, 2, padding=2, output_padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) → (B, outputs, 2H, 2W)."""
+        if _takes_winograd(self, x, *x.shape[2:]):
+            return winograd.transposed(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def _takes_winograd(layer: nn.Module, x: Tensor, height: int, width: int) -> bool:
+    """Whether `layer` should be carried out so, where it pays: at these sizes and above, as measured."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == layer.weight.dtype == torch.float32
+        and not _rewritten()
+        and min(layer.weight.shape[:2]) >= 128
+        and len(x) * height * width >= 1536
+    )
+
+
+def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
+    """Convolution that divides height and width by `stride`."""
+    if kernel == 5 and stride == 2:
+        return Down(inputs, outputs)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+
+class ToPicture(Up):
+    """`Up` to few channels, computed as a 3×3 convolution to those of each of the four phases.
+
+    Output 2i + p reads input i + d with the kernel's element 2(1 − d) + p. 0.4 times the time: processors are made for
+    convolutions with many outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, 2H, 2W)."""
@@ -184,9 +217,9 @@ def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
             conv(N, M),
         ),
         g_s=nn.Sequential(
-            deconv(M, N), GDN(N, inverse=True),
-            deconv(N, N), GDN(N, inverse=True),
-            deconv(N, N), GDN(N, inverse=True),
+            Up(M, N), GDN(N, inverse=True),
+            Up(N, N), GDN(N, inverse=True),
+            Up(N, N), GDN(N, inverse=True),
             ToPicture(N, 3),
         ),
         h_a=nn.Sequential(
@@ -195,8 +228,8 @@ def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
             conv(N, N),
         ),
         h_s=nn.Sequential(
-            deconv(N, M), nn.LeakyReLU(),
-            deconv(M, M * 3 // 2), nn.LeakyReLU(),
+            Up(N, M), nn.LeakyReLU(),
+            Up(M, M * 3 // 2), nn.LeakyReLU(),
             conv(M * 3 // 2, hyper_channels, 3, 1),
         ),
         N=N,
