@@ -32,11 +32,22 @@ def tiny_config() -> dict:
     return copy.deepcopy(TINY)
 
 
+def at_random(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with all its layers at random, where training would start with some that add nothing."""
+    for layer in network.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    return network
+
+
 def lively_model(config: dict, seed: int = 0) -> AGVAE:
     """A model with random weights whose symbols and scales spread as a trained one's do, in eval mode."""
     torch.manual_seed(seed)
     model = AGVAE.from_config(config)
     model.initialise_gains([4.0**level for level in range(model.levels)])
+    if config["transforms"]["name"] == "depthwise":
+        at_random(model.g_a)
+        at_random(model.g_s)
     with torch.no_grad():
         *_, last = (layer for layer in model.g_a.modules() if isinstance(layer, torch.nn.Conv2d))
         last.weight *= 10

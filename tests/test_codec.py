@@ -17,10 +17,11 @@ GAINS = [("none", 1), ("cvr", 3), ("hcvr", 3)]
 SIZES = [(1, 1), (65, 257), (17, 400)]
 
 
-def make_codec(config, context="none", gain=("hcvr", 3), entropy="half_mass"):
+def make_codec(config, context="none", gain=("hcvr", 3), entropy="half_mass", tail=0.0):
     config["context"]["name"] = context
     config["gain"] = dict(zip(("name", "levels"), gain, strict=True))
     config["entropy"] = {"name": "symmetric"} if entropy == "symmetric" else {"name": "asymmetric", "form": entropy}
+    config["entropy"]["tail"] = tail
     model = lively_model(config)
     return Codec(model_file.from_model(model)), model
 
@@ -45,8 +46,21 @@ def own_picture(model, image, quality):
 @pytest.mark.parametrize("gain", GAINS, ids=lambda g: g[0])
 @pytest.mark.parametrize("entropy", ["symmetric", "half_mass", "two_piece"])
 def test_decoding_gives_the_models_own_picture_at_its_own_rate(tiny_config, photo, context, gain, entropy):
-    codec, model = make_codec(tiny_config, context, gain, entropy)
-    for size, quality in zip(SIZES, (0, (gain[1] - 1) / 3, gain[1] - 1), strict=True):
+    assert_own_picture_at_own_rate(*make_codec(tiny_config, context, gain, entropy), photo)
+
+
+@pytest.mark.parametrize("entropy", ["symmetric", "half_mass", "two_piece"])
+def test_a_tail_is_coded_at_its_own_rate(tiny_config, photo, entropy):
+    codec, model = make_codec(tiny_config, "checkerboard", entropy=entropy, tail=0.1)
+    assert_own_picture_at_own_rate(codec, model, photo)
+    crop = photo.crop((0, 0, 64, 64))
+    without = make_codec(tiny_config, "checkerboard", entropy=entropy)[0]
+    assert codec.estimate(crop, quality=1) != without.estimate(crop, quality=1)
+
+
+def assert_own_picture_at_own_rate(codec, model, photo):
+    last = model.levels - 1
+    for size, quality in zip(SIZES, (0, last / 3, last), strict=True):
         quality = round(quality * 1024) / 1024
         image = photo.crop((100, 100, 100 + size[0], 100 + size[1]))
         data = codec.compress(image, quality=quality)

@@ -12,7 +12,13 @@ from agvae.entropy.factorized import FactorizedPrior
 SIGMAS = [(0.11, 0.11), (0.11, 30.0), (0.5, 0.7), (2.0, 1.0), (40.0, 0.2)]
 
 
-def scipy_cdf(x, sigma_l, sigma_r, form):
+TAILS = (0.0, 0.1)
+
+
+def scipy_cdf(x, sigma_l, sigma_r, form, tail=0.0):
+    if tail:
+        wide = scipy_cdf(x, 3 * sigma_l, 3 * sigma_r, form)
+        return (1 - tail) * scipy_cdf(x, sigma_l, sigma_r, form) + tail * wide
     sigma = np.where(x < 0, sigma_l, sigma_r)
     if form == "half_mass":
         return norm.cdf(x / sigma)
@@ -23,13 +29,14 @@ def scipy_cdf(x, sigma_l, sigma_r, form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("sigma_l", "sigma_r"), SIGMAS)
-def test_bins_agree_with_scipy_and_their_mass_is_one(form, sigma_l, sigma_r):
+@pytest.mark.parametrize("tail", TAILS)
+def test_bins_agree_with_scipy_and_their_mass_is_one(form, sigma_l, sigma_r, tail):
     mu = 0.3
     y = torch.arange(-600.0, 601) + mu + 0.2
-    p = likelihood(y, torch.tensor(mu), torch.tensor(sigma_l), torch.tensor(sigma_r), form)
+    p = likelihood(y, torch.tensor(mu), torch.tensor(sigma_l), torch.tensor(sigma_r), form, tail)
     assert p.sum().item() == pytest.approx(1, abs=1e-5)
     x = y.double().numpy() - np.float32(mu)
-    expected = scipy_cdf(x + 0.5, sigma_l, sigma_r, form) - scipy_cdf(x - 0.5, sigma_l, sigma_r, form)
+    expected = scipy_cdf(x + 0.5, sigma_l, sigma_r, form, tail) - scipy_cdf(x - 0.5, sigma_l, sigma_r, form, tail)
     np.testing.assert_allclose(p.numpy(), expected, atol=2e-6)
 
 
@@ -51,11 +58,12 @@ def test_tails_keep_their_precision_on_both_sides(form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("sigmas", [(0.11, 0.11), (1e-3, 1e3), (1e3, 1e-3), (0.11, 256.0)])
-def test_gradients_are_finite_at_any_scale_ratio_and_40_sigma(form, sigmas):
+@pytest.mark.parametrize("tail", TAILS)
+def test_gradients_are_finite_at_any_scale_ratio_and_40_sigma(form, sigmas, tail):
     for sigma in sigmas:
         for x in (-40 * sigma, -0.5, -0.3, 0.0, 0.5, 40 * sigma):
             inputs = [torch.tensor(v, requires_grad=True) for v in (x, 0.0, *sigmas)]
-            lower_bound(likelihood(*inputs, form), LIKELIHOOD_MIN).log2().backward()
+            lower_bound(likelihood(*inputs, form, tail), LIKELIHOOD_MIN).log2().backward()
             assert all(v.grad.isfinite() for v in inputs), (x, sigmas)
 
 

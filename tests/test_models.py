@@ -1,5 +1,6 @@
 """Properties of the model and its parts."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -155,6 +156,35 @@ def test_context_matters(tiny_config, context):
         assert not torch.allclose(model.context(psi, y), model.context(psi, -y), atol=1e-2)
 
 
+def test_depthwise_transforms_start_as_an_orthonormal_block_transform(photo):
+    x = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None, :, :128, :128] / 255
+    errors = []
+    with torch.no_grad():
+        for N, M in ((96, 128), (96, 256), (192, 768), (200, 800)):
+            transforms = TRANSFORMS["depthwise"](N=N, M=M, hyper_channels=8, blocks=1)
+            errors.append((transforms.g_s(transforms.g_a(x)) - x).square().mean())
+        # Orthonormal: a step of the quantiser costs as much in whichever channel.
+        y = torch.randn(2, 768, 4, 4)
+        transforms = TRANSFORMS["depthwise"](N=192, M=768, hyper_channels=8, blocks=1)
+        energy = (transforms.g_s(y) - 0.5).square().sum((1, 2, 3)) / y.square().sum((1, 2, 3))
+    assert 10**-2.7 > errors[0] > errors[1]  # 27 dB from a sixth of the numbers
+    assert max(errors[2:]) < 1e-10
+    torch.testing.assert_close(energy[0], energy[1], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("context", [name for name in CONTEXT_NAMES if name != "none"])
+def test_a_context_can_be_narrower_than_the_latent(tiny_config, context):
+    tiny_config["context"] = {"name": context, "width": 4}
+    narrow = AGVAE.from_config(tiny_config)
+    assert narrow.context.hyper_channels == 8
+    tiny_config["context"]["width"] = tiny_config["transforms"]["M"]
+    shapes = [{name: w.shape for name, w in narrow.state_dict().items()}]
+    shapes.append({name: w.shape for name, w in AGVAE.from_config(tiny_config).state_dict().items()})
+    del tiny_config["context"]["width"]
+    shapes.append({name: w.shape for name, w in AGVAE.from_config(tiny_config).state_dict().items()})
+    assert shapes[1] == shapes[2] != shapes[0]
+
+
 @pytest.mark.parametrize("transforms", sorted(TRANSFORMS))
 @pytest.mark.parametrize("context", CONTEXT_NAMES)
 @pytest.mark.parametrize("entropy", ["symmetric", "half_mass", "two_piece"])
@@ -190,6 +220,7 @@ def test_optimiser_groups_are_disjoint_and_complete(tiny_model):
         ("gain", {"name": "hcvr", "levels": 0}, "cannot have 0 levels"),
         ("entropy", {"name": "asymmetric", "form": "laplace"}, "half_mass, two_piece"),
         ("context", {"name": "transformer"}, "none, checkerboard, multiscale, quadtree"),
+        ("context", {"name": "quadtree", "width": 0}, "context.width=0 is no width"),
         ("quantizer", {"name": "vector"}, "universal, noise, mixed"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import lively_model
+from conftest import at_random, lively_model
 
 from agvae.codec import Codec, codec, model_file
 from agvae.codec.tiling import run_in_tiles, tiles
@@ -27,7 +27,10 @@ def test_tiles_cover_the_map_once_and_their_halos_stay_inside(size, side):
 def build(name, blocks=3):
     extra = {"blocks": blocks} if name == "depthwise" else {}
     torch.manual_seed(0)
-    return TRANSFORMS[name](N=4, M=4, hyper_channels=4, **extra)
+    transforms = TRANSFORMS[name](N=4, M=4, hyper_channels=4, **extra)
+    at_random(transforms.g_a)
+    at_random(transforms.g_s)
+    return transforms
 
 
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))

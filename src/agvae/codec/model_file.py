@@ -81,7 +81,7 @@ def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = Fa
     except InexactError as error:
         raise ModelError(str(error)) from error
     form = "symmetric" if model.symmetric else model.form
-    return ModelFile(model.config, weights, build_tables(form, *stored.prior.pmf()), info or {})
+    return ModelFile(model.config, weights, build_tables(form, *stored.prior.pmf(), tail=model.tail), info or {})
 
 
 def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> AGVAE:

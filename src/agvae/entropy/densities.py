@@ -13,6 +13,9 @@ SCALE_MIN = 0.11
 LIKELIHOOD_MIN = 1e-9
 """Smallest probability that a loss sees: 30 bits, about what an escape costs the coder."""
 
+TAIL_RATIO = 3.0
+"""How many times as wide as the others the Gaussians of the tail are."""
+
 
 class _LowerBound(torch.autograd.Function):
     """max(x, bound) whose gradient also passes below the bound where it pushes x up (Ballé et al. 2018)."""
@@ -31,16 +34,26 @@ class _LowerBound(torch.autograd.Function):
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """max(x, bound), with a gradient below the bound for steps that lead back above it."""
-    return _LowerBound.apply(x, bound)
+    return _LowerBound.apply(x, bound) if torch.is_grad_enabled() else x.clamp(min=bound)
 
 
-def likelihood(y_hat: Tensor, mu: Tensor, sigma_l: Tensor, sigma_r: Tensor, form: str = "half_mass") -> Tensor:
+def scale_min(tail: float) -> float:
+    """The smallest σ of a model whose tail has this weight: that of its widest Gaussian is SCALE_MIN."""
+    return SCALE_MIN / TAIL_RATIO if tail else SCALE_MIN
+
+
+def likelihood(
+    y_hat: Tensor, mu: Tensor, sigma_l: Tensor, sigma_r: Tensor, form: str = "half_mass", tail: float = 0.0
+) -> Tensor:
     """P(ŷ) = F(ŷ + ½) − F(ŷ − ½) of an asymmetric Gaussian; all shapes broadcast, the result is float32 or wider.
 
     `half_mass`: F(x) = Φ((x − μ)/σ_l) left of μ and Φ((x − μ)/σ_r) right of it, so that μ is the median (the
     density jumps at μ unless σ_l = σ_r). `two_piece`: the split normal, density
     √(2/π)/(σ_l + σ_r)·exp(−(x − μ)²/2σ²), continuous, with the mass of each side in proportion to its σ.
-    With σ_l = σ_r both are the Gaussian. Raises ValueError for another form.
+    With σ_l = σ_r both are the Gaussian. `tail` in [0, 1): the weight of a second one of the same form, about the same
+    μ, with TAIL_RATIO times the σ. Residuals of latents have more of their mass far out than a Gaussian has, where a
+    symbol is as dear as it is unlikely, and teaches nothing once its probability underflows. Raises ValueError for
+    another form.
 
     >>> one = torch.ones(())
     >>> likelihood(torch.tensor([0.0, 1.0]), 0 * one, one, one)
@@ -53,12 +66,15 @@ def likelihood(y_hat: Tensor, mu: Tensor, sigma_l: Tensor, sigma_r: Tensor, form
         low, high = x - 0.5, x + 0.5
         # The mass beyond an edge, on the edge's own side of μ. Differences of two tails keep their precision
         # arbitrarily far out, where differences of Φ are exactly 0 in float32 from about 6σ.
-        tail_low, tail_high = (_tail(edge, sigma_l, sigma_r, form) for edge in (low, high))
+        tail_low, tail_high = (_tail(edge, sigma_l, sigma_r, form, tail) for edge in (low, high))
         return torch.where(low * high < 0, 1 - tail_low - tail_high, (tail_low - tail_high).abs())
 
 
-def _tail(edge: Tensor, sigma_l: Tensor, sigma_r: Tensor, form: str) -> Tensor:
+def _tail(edge: Tensor, sigma_l: Tensor, sigma_r: Tensor, form: str, wide: float) -> Tensor:
     left = edge < 0
     sigma = torch.where(left, sigma_l, sigma_r)
-    tail = 0.5 * torch.erfc(edge.abs() / (sigma * math.sqrt(2)))
+    distance = edge.abs() / (sigma * math.sqrt(2))
+    tail = 0.5 * torch.erfc(distance)
+    if wide:
+        tail = (1 - wide) * tail + 0.5 * wide * torch.erfc(distance / TAIL_RATIO)
     return tail * (2 * sigma / (sigma_l + sigma_r)) if form == "two_piece" else tail

@@ -6,7 +6,8 @@ form of the density each side is a Gaussian tail of its own σ, so with T(x) = �
     P(neg) = w_l · T(½/σ_l)      P(pos) = w_r · T(½/σ_r)      P(zero) = 1 − P(neg) − P(pos)
     P(|s| = m | side) = (T((m − ½)/σ) − T((m + ½)/σ)) / T(½/σ),      m ≥ 1, σ of that side
 
-where w = 1 for `symmetric` and `half_mass`, and w_side = 2σ_side / (σ_l + σ_r) for `two_piece`. A symbol is therefore
+where w = 1 for `symmetric` and `half_mass`, and w_side = 2σ_side / (σ_l + σ_r) for `two_piece`. With a tail of weight
+t, T(x) = (1 − t)·Φ(−x) + t·Φ(−x/3) (agvae.entropy.densities). A symbol is therefore
 coded in two steps, its class (zero, neg, pos) by a table over the pair and its magnitude by a table over one side: K
 scales need K² rows of three entries and K rows of magnitudes, where a table per pair would need K² whole alphabets.
 
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agvae.entropy.densities import SCALE_MIN, TAIL_RATIO, scale_min
+
 # ±1 at the smallest σ, 0.11, has a mass of 2.7·10⁻⁶ each. With 16 bits it could have no less than 1.5·10⁻⁵, and files
 # would part from the model's own estimate by 1 % where a model errs that way.
 PRECISION = 20
@@ -34,7 +37,7 @@ SYMBOL_LIMIT = 1 << 24
 _TAIL_MASS = 2.0**-PRECISION
 
 
-def scale_grid(count: int = 128, lowest: float = 0.11, highest: float = 256.0) -> np.ndarray:
+def scale_grid(count: int = 128, lowest: float = SCALE_MIN, highest: float = 256.0) -> np.ndarray:
     """The log-spaced grid of σ, (count,) float64.
 
     0.11 is CompressAI's lower bound of σ. Rounding σ to the nearest of 128 points costs 0.008 % in bits for σ
@@ -140,20 +143,28 @@ class Tables:
         return cls(FORMS[int(form)], **{name: array.cpu().clone().numpy() for name, array in arrays.items()})
 
 
-def build_tables(form: str, z_pmf: list[np.ndarray], z_offset: np.ndarray, scales: np.ndarray = SCALES) -> Tables:
+def build_tables(
+    form: str,
+    z_pmf: list[np.ndarray],
+    z_offset: np.ndarray,
+    scales: np.ndarray | None = None,
+    tail: float = 0.0,
+) -> Tables:
     """Tables of a model: the Gaussian ones of `form` over the grid, and the factorised prior's from plain arrays.
 
-    z_pmf[c] holds the masses of channel c's symbols z_offset[c], z_offset[c] + 1, … (round(z − median)); what they lack
-    of 1 is the escape's.
+    `scales` is `scale_grid` from the smallest σ that there is with this `tail`, if not given. z_pmf[c] holds the masses
+    of channel c's symbols z_offset[c], z_offset[c] + 1, … (round(z − median)); what they lack of 1 is the escape's.
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}, not one of {', '.join(FORMS)}")
-    magnitude, magnitude_start = _concatenate([_cumulate(_magnitude_pmf(sigma)) for sigma in scales])
+    if scales is None:
+        scales = scale_grid(lowest=scale_min(tail))
+    magnitude, magnitude_start = _concatenate([_cumulate(_magnitude_pmf(sigma, tail)) for sigma in scales])
     z, z_start = _concatenate([_cumulate(np.append(pmf, max(0.0, 1.0 - float(np.sum(pmf))))) for pmf in z_pmf])
     return Tables(
         form=form,
         scales=np.array(scales, dtype=np.float64),
-        sign=np.ascontiguousarray(_cumulate(_sign_pmf(form, scales))[:, 1:3]),
+        sign=np.ascontiguousarray(_cumulate(_sign_pmf(form, scales, tail))[:, 1:3]),
         magnitude=magnitude,
         magnitude_start=magnitude_start,
         z=z,
@@ -182,34 +193,36 @@ def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
     return freq.reshape(shape)
 
 
-def _upper_tail(x: np.ndarray) -> np.ndarray:
-    """T(x) = Φ(−x), exact far into the tail."""
-    return np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in x])
+def _upper_tail(x: np.ndarray, tail: float) -> np.ndarray:
+    """T(x), exact far out."""
+    narrow, wide = (np.array([0.5 * math.erfc(value / ratio / 2**0.5) for value in x]) for ratio in (1, TAIL_RATIO))
+    return (1 - tail) * narrow + tail * wide
 
 
-def _sign_pmf(form: str, scales: np.ndarray) -> np.ndarray:
+def _sign_pmf(form: str, scales: np.ndarray, tail: float) -> np.ndarray:
     """Masses of zero, neg and pos: (K, 3) for `symmetric`, (K², 3) with row i_l·K + i_r otherwise."""
-    tail = _upper_tail(0.5 / scales)
+    side = _upper_tail(0.5 / scales, tail)
     if form == "symmetric":
-        left = right = tail
+        left = right = side
     else:
-        left, right = np.repeat(tail, len(scales)), np.tile(tail, len(scales))
+        left, right = np.repeat(side, len(scales)), np.tile(side, len(scales))
     if form == "two_piece":
         sigma_l, sigma_r = np.repeat(scales, len(scales)), np.tile(scales, len(scales))
         left, right = 2 * sigma_l / (sigma_l + sigma_r) * left, 2 * sigma_r / (sigma_l + sigma_r) * right
     return np.stack([1 - left - right, left, right], axis=-1)
 
 
-def _magnitude_pmf(sigma: float) -> np.ndarray:
+def _magnitude_pmf(sigma: float, tail: float) -> np.ndarray:
     """Masses of m = 1, …, M given the side, and of the escape, (M + 1,)."""
-    # T(5) < 2^-20 · T(0), so past 5σ + 1 there is always too little left for another entry.
-    tail = _upper_tail((np.arange(math.ceil(5 * sigma) + 2) + 0.5) / sigma)
-    side, tail = tail[0], tail / tail[0]
-    last = int(np.argmax(tail[1:] < _TAIL_MASS)) + 1
+    # T(5) < 2^-20 · T(0) of the widest Gaussian, so past its 5σ + 1 there is always too little left for another entry.
+    widest = TAIL_RATIO * sigma if tail else sigma
+    beyond = _upper_tail((np.arange(math.ceil(5 * widest) + 2) + 0.5) / sigma, tail)
+    side, beyond = beyond[0], beyond / beyond[0]
+    last = int(np.argmax(beyond[1:] < _TAIL_MASS)) + 1
     # At small σ the side alone costs up to 19 bits: with the escape and its 5-bit length it shall cost 30, the most
     # that a loss sees (LIKELIHOOD_MIN). The other magnitudes hardly lose by it.
-    escape = max(tail[last], min(0.25, 2.0**-25 / side))
-    return np.append((1 - escape) * (tail[:last] - tail[1 : last + 1]) / (1 - tail[last]), escape)
+    escape = max(beyond[last], min(0.25, 2.0**-25 / side))
+    return np.append((1 - escape) * (beyond[:last] - beyond[1 : last + 1]) / (1 - beyond[last]), escape)
 
 
 def _cumulate(pmf: np.ndarray) -> np.ndarray:

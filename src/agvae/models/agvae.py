@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agvae.entropy.densities import FORMS, LIKELIHOOD_MIN, SCALE_MIN, likelihood, lower_bound
+from agvae.entropy.densities import FORMS, LIKELIHOOD_MIN, likelihood, lower_bound, scale_min
 from agvae.entropy.factorized import FactorizedPrior
 from agvae.models.context import CONTEXTS, Cell
 from agvae.models.gain import GainUnit
@@ -63,16 +63,17 @@ class AGVAE(nn.Module):
         self.symmetric = _choice(entropy["name"], "entropy", ("symmetric", "asymmetric")) == "symmetric"
         # With σ_l = σ_r both forms are the Gaussian; naming one keeps the rest free of the case.
         self.form = "half_mass" if self.symmetric else _choice(entropy["form"], "entropy form", FORMS)
+        self.tail = float(entropy.get("tail", 0.0))
+        if not 0 <= self.tail < 1:
+            raise ValueError(f"entropy.tail={self.tail} is no weight in [0, 1)")
         self.quantizer = _choice(quantizer["name"], "quantizer", QUANTIZERS)
 
-        parts = dict(transforms)
-        if wrong := [
-            key for key, value in parts.items() if key != "name" and not (isinstance(value, int) and value > 0)
-        ]:
-            raise ValueError(f"transforms.{wrong[0]}={parts[wrong[0]]} is no width or count")
+        parts, context_parts = dict(transforms), dict(context)
         build = TRANSFORMS[_choice(parts.pop("name"), "transforms", TRANSFORMS)]
-        context_class = CONTEXTS[_choice(context["name"], "context", CONTEXTS)]
-        self.context = context_class(parts["M"], 2 if self.symmetric else 3)
+        context_class = CONTEXTS[_choice(context_parts.pop("name"), "context", CONTEXTS)]
+        _check_widths("transforms", parts)
+        _check_widths("context", context_parts)
+        self.context = context_class(parts["M"], 2 if self.symmetric else 3, **context_parts)
         built = build(**parts, hyper_channels=self.context.hyper_channels)
         self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = built[:6]
         self.reach, self.bytes_per_pixel = built.reach, built.bytes_per_pixel
@@ -194,12 +195,13 @@ class AGVAE(nn.Module):
     def split(self, raw: Tensor, dim: int) -> Parameters:
         """Entropy parameters from the networks' K outputs along `dim`: scales first, the mean last."""
         *scales, mu = raw.unbind(dim)
-        scales = [lower_bound(sigma, SCALE_MIN) for sigma in scales]
+        scales = [lower_bound(sigma, scale_min(self.tail)) for sigma in scales]
         return Parameters(mu, scales[0], scales[-1])
 
     def likelihood(self, y_hat: Tensor, parameters: Parameters) -> Tensor:
         """Probability of the bin around each ŷ, float32, at least 1e-9."""
-        return lower_bound(likelihood(y_hat, *parameters, form=self.form), LIKELIHOOD_MIN)
+        p = likelihood(y_hat, *parameters, form=self.form, tail=self.tail)
+        return lower_bound(p, LIKELIHOOD_MIN)
 
     def aux_loss(self) -> Tensor:
         """Loss of the factorised prior's quantiles; its gradient is theirs alone."""
@@ -219,6 +221,11 @@ def _levels(gain: dict[str, Any]) -> int:
     if levels < 1 or (name == "none" and levels != 1):
         raise ValueError(f"gain {name} cannot have {levels} levels")
     return levels
+
+
+def _check_widths(part: str, values: dict[str, Any]) -> None:
+    if wrong := [key for key, value in values.items() if not (isinstance(value, int) and value > 0)]:
+        raise ValueError(f"{part}.{wrong[0]}={values[wrong[0]]} is no width or count")
 
 
 def _choice(name: str, part: str, known) -> str:

@@ -209,15 +209,20 @@ class CellNetwork(nn.Module):
 
 
 class SpatialContext(ContextModel):
-    """Base of the contexts that read neighbours: convolutions of ŷ joined with h_s's features in 1×1 layers."""
+    """Base of the contexts that read neighbours: convolutions of ŷ joined with h_s's features in 1×1 layers.
 
-    def __init__(self, M: int, K: int):
+    `width`, M if not given: half the channels of h_s's features and of the convolutions."""
+
+    def __init__(self, M: int, K: int, width: int | None = None):
         super().__init__(M, K)
-        self.hyper_channels = 2 * M
-        hidden = 8 * M // 3
-        self.from_hyper = nn.Linear(2 * M, hidden)
-        self.from_context = nn.Linear(2 * M, hidden, bias=False)
-        self.head = nn.Sequential(nn.LeakyReLU(), nn.Linear(hidden, 2 * M), nn.LeakyReLU(), nn.Linear(2 * M, K * M))
+        self.width = width or M
+        self.hyper_channels = 2 * self.width
+        hidden = 8 * self.width // 3
+        self.from_hyper = nn.Linear(2 * self.width, hidden)
+        self.from_context = nn.Linear(2 * self.width, hidden, bias=False)
+        self.head = nn.Sequential(
+            nn.LeakyReLU(), nn.Linear(hidden, 2 * self.width), nn.LeakyReLU(), nn.Linear(2 * self.width, K * M)
+        )
         self.coding: nn.ModuleList | None = None
         """The networks of each kind where they are fixed: in exact arithmetic (agvae.models.exact)."""
 
@@ -266,10 +271,10 @@ class Checkerboard(SpatialContext):
     RADIUS = 2
     LAST = 0.5
 
-    def __init__(self, M: int, K: int):
-        super().__init__(M, K)
+    def __init__(self, M: int, K: int, width: int | None = None):
+        super().__init__(M, K, width)
         taps = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if (dy + dx) % 2]
-        self.convolution = TapConv(M, 2 * M, 5, taps)
+        self.convolution = TapConv(M, 2 * self.width, 5, taps)
 
     def kinds(self) -> list[Kind]:
         everything = slice(0, self.M)
@@ -299,12 +304,13 @@ class Multiscale(SpatialContext):
     LAST = 0.0
     REACH = 4
 
-    def __init__(self, M: int, K: int):
-        super().__init__(M, K)
+    def __init__(self, M: int, K: int, width: int | None = None):
+        super().__init__(M, K, width)
         causal = [(dy, dx) for dy in range(-3, 1) for dx in range(-3, 4) if (dy, dx) < (0, 0)]
         # From the inside out, so that the smaller kernels' taps are a prefix of the larger ones'.
         taps = sorted(causal, key=lambda tap: max(abs(tap[0]), abs(tap[1])))
-        widths = [2 * M - 2 * (2 * M // 3), 2 * M // 3, 2 * M // 3]
+        third = 2 * self.width // 3
+        widths = [2 * self.width - 2 * third, third, third]
         self.convolutions = nn.ModuleList(
             TapConv(M, width, 2 * r + 1, [t for t in taps if max(abs(t[0]), abs(t[1])) <= r])
             for r, width in zip((1, 2, 3), widths, strict=True)
@@ -336,12 +342,12 @@ class Quadtree(SpatialContext):
     LAST = 0.25
     PASSES = 4
 
-    def __init__(self, M: int, K: int):
-        super().__init__(M, K)
+    def __init__(self, M: int, K: int, width: int | None = None):
+        super().__init__(M, K, width)
         if M % 4:
             raise ValueError(f"quadtree needs M divisible by 4, not {M}")
         taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-        self.convolutions = nn.ModuleList(TapConv(M, 2 * M, 3, taps) for _ in range(self.PASSES - 1))
+        self.convolutions = nn.ModuleList(TapConv(M, 2 * self.width, 3, taps) for _ in range(self.PASSES - 1))
 
     def kinds(self) -> list[Kind]:
         return [self._kind(index, g) for index in range(self.PASSES) for g in range(self.GROUPS)]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agvae.entropy.densities import lower_bound
+from agvae.models import winograd
 
 STRIDE_Y = 16
 STRIDE_Z = 64
@@ -141,24 +142,56 @@ def _picture(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
-    """Convolution that divides height and width by `stride`."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+class Down(nn.Conv2d):
+    """5×5 convolution that halves height and width."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 5, 2, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, 2H, 2W) → (B, outputs, H, W)."""
+        even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+        if even and _takes_winograd(self, x, x.shape[2] // 2, x.shape[3] // 2):
+            return winograd.strided(x, self.weight, self.bias)
+        return super().forward(x)
 
 
-def deconv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
-    """Transposed convolution that multiplies height and width by `stride`."""
-    return nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
-
-
-class ToPicture(nn.ConvTranspose2d):
-    """`deconv` to few channels, computed as a 3×3 convolution to those of each of the four phases.
-
-    Output 2i + p reads input i + d with the kernel's element 2(1 − d) + p. 0.4 times the time: processors are made for
-    convolutions with many outputs."""
+class Up(nn.ConvTranspose2d):
+    """Transposed 5×5 convolution that doubles height and width."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, 5, 2, padding=2, output_padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) → (B, outputs, 2H, 2W)."""
+        if _takes_winograd(self, x, *x.shape[2:]):
+            return winograd.transposed(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def _takes_winograd(layer: nn.Module, x: Tensor, height: int, width: int) -> bool:
+    """Whether `layer` should be carried out so, where it pays: at these sizes and above, as measured."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == layer.weight.dtype == torch.float32
+        and not _rewritten()
+        and min(layer.weight.shape[:2]) >= 128
+        and len(x) * height * width >= 1536
+    )
+
+
+def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
+    """Convolution that divides height and width by `stride`."""
+    if kernel == 5 and stride == 2:
+        return Down(inputs, outputs)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+
+class ToPicture(Up):
+    """`Up` to few channels, computed as a 3×3 convolution to those of each of the four phases.
+
+    Output 2i + p reads input i + d with the kernel's element 2(1 − d) + p. 0.4 times the time: processors are made for
+    convolutions with many outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, 2H, 2W)."""
@@ -184,9 +217,9 @@ def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
             conv(N, M),
         ),
         g_s=nn.Sequential(
-            deconv(M, N), GDN(N, inverse=True),
-            deconv(N, N), GDN(N, inverse=True),
-            deconv(N, N), GDN(N, inverse=True),
+            Up(M, N), GDN(N, inverse=True),
+            Up(N, N), GDN(N, inverse=True),
+            Up(N, N), GDN(N, inverse=True),
             ToPicture(N, 3),
         ),
         h_a=nn.Sequential(
@@ -195,8 +228,8 @@ def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
             conv(N, N),
         ),
         h_s=nn.Sequential(
-            deconv(N, M), nn.LeakyReLU(),
-            deconv(M, M * 3 // 2), nn.LeakyReLU(),
+            Up(N, M), nn.LeakyReLU(),
+            Up(M, M * 3 // 2), nn.LeakyReLU(),
             conv(M * 3 // 2, hyper_channels, 3, 1),
         ),
         N=N,
@@ -308,13 +341,14 @@ def _hyper_analysis(N: int, M: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def _hyper_synthesis(N: int, M: int, hyper_channels: int) -> nn.Sequential:
+def _hyper_synthesis(N: int, M: int, hyper_channels: int, H: int | None = None) -> nn.Sequential:
+    inner, outer = (H, H) if H else (M * 3 // 2, M)
     return nn.Sequential(
         conv(N, N, 3, 1), nn.LeakyReLU(),
         subpixel(N, N), nn.LeakyReLU(),
-        conv(N, M * 3 // 2, 3, 1), nn.LeakyReLU(),
-        subpixel(M * 3 // 2, M), nn.LeakyReLU(),
-        conv(M, hyper_channels, 3, 1),
+        conv(N, inner, 3, 1), nn.LeakyReLU(),
+        subpixel(inner, outer), nn.LeakyReLU(),
+        conv(outer, hyper_channels, 3, 1),
     )  # fmt: skip
 
 
@@ -338,26 +372,96 @@ class DepthwiseBlock(nn.Module):
         return x + self.project(value * F.silu(gate))
 
 
-def depthwise(N: int, M: int, hyper_channels: int, blocks: int) -> Transforms:
-    """Depthwise-separable blocks at 1/8 and 1/16 of the resolution (after EVC and DCVC-RT)."""
+def depthwise(N: int, M: int, hyper_channels: int, blocks: int, H: int | None = None) -> Transforms:
+    """Depthwise-separable blocks at 1/8 and 1/16 of the resolution (after EVC and DCVC-RT).
+
+    H: the width of h_s, which grows with M where it is not given, and then takes longer than g_s does.
+    Training starts from a block transform: see `_start_as_block_transform`."""
+    g_a = nn.Sequential(
+        nn.PixelUnshuffle(8), conv(3 * 64, N, 1, 1),
+        *(DepthwiseBlock(N) for _ in range(blocks)),
+        conv(N, M, 3, 2), DepthwiseBlock(M), conv(M, M, 1, 1),
+    )  # fmt: skip
+    g_s = nn.Sequential(
+        conv(M, M, 1, 1), DepthwiseBlock(M), subpixel(M, N, 1),
+        *(DepthwiseBlock(N) for _ in range(blocks)),
+        subpixel(N, 3, 1, factor=8),
+    )  # fmt: skip
+    _start_as_block_transform(g_a, g_s)
     return Transforms(
-        g_a=nn.Sequential(
-            nn.PixelUnshuffle(8), conv(3 * 64, N, 1, 1),
-            *(DepthwiseBlock(N) for _ in range(blocks)),
-            conv(N, M, 3, 2), DepthwiseBlock(M), conv(M, M, 1, 1),
-        ),
-        g_s=nn.Sequential(
-            conv(M, M, 1, 1), DepthwiseBlock(M), subpixel(M, N, 1),
-            *(DepthwiseBlock(N) for _ in range(blocks)),
-            subpixel(N, 3, 1, factor=8),
-        ),
+        g_a=g_a,
+        g_s=g_s,
         h_a=_hyper_analysis(N, M),
-        h_s=_hyper_synthesis(N, M, hyper_channels),
+        h_s=_hyper_synthesis(N, M, hyper_channels, H),
         N=N,
         M=M,
         reach=Reach(2 + -(-blocks // 2), 2 + -(-blocks // 2), 4),
         bytes_per_pixel=N + 20,
-    )  # fmt: skip
+    )
+
+
+@torch.no_grad()
+def _start_as_block_transform(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
+    """Let depthwise transforms begin as an orthonormal transform of 16×16 blocks and its inverse: what training takes
+    longest to find is a g_s that undoes g_a.
+
+    First the N coefficients with most variance of an 8×8 DCT in a luma and two chroma axes, then the M with most of a
+    Haar transform of 2×2 of those; the residual blocks add nothing yet. Channels beyond the 192 and 4N there are
+    start at random, unheard by g_s."""
+    unshuffled, down, last = (module for module in g_a if isinstance(module, nn.Conv2d))
+    first, (up, _), (shuffled, _) = (module for module in g_s if not isinstance(module, DepthwiseBlock))
+    for block in (module for module in (*g_a, *g_s) if isinstance(module, DepthwiseBlock)):
+        for layer in (block.spatial[-1], block.project):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    for layer in (down, last, first, up, shuffled):
+        layer.bias.zero_()
+    up.weight.zero_()
+    shuffled.weight.zero_()
+
+    basis, frequencies = _color_dct(unshuffled.out_channels)
+    count = len(basis)
+    unshuffled.weight[:count, :, 0, 0] = basis
+    unshuffled.bias[:count] = -basis.sum(1) / 2
+    shuffled.weight[:, :count, 0, 0] = basis.t()
+    shuffled.bias.fill_(0.5)
+
+    haar = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
+    pairs = torch.einsum("ai,bj->abij", haar, haar).flatten(0, 1)
+    variances = [_variance(axis, 2 * u + a, 2 * v + b) for axis, u, v in frequencies for a in (0, 1) for b in (0, 1)]
+    for m, (n, pair) in enumerate(divmod(i, 4) for i in _largest(variances, down.out_channels)):
+        down.weight[m].zero_()
+        down.weight[m, n, 1:, 1:] = pairs[pair]
+        up.weight[4 * n : 4 * n + 4, m, 0, 0] = pairs[pair].flatten()
+
+    # A step of 1 is then near the best for the middle of the MSE ladder: Δ² = 18 / (ln 2 · 255² · λ).
+    scale = 4.0
+    identity = torch.eye(down.out_channels)[:, :, None, None]
+    last.weight.copy_(identity * scale)
+    first.weight.copy_(identity / scale)
+
+
+def _color_dct(count: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """The `count` rows, (count, 3·64), of the 8×8 DCT of a luma and two chroma axes that vary most, at most 192, and
+    the (axis, vertical, horizontal frequency) of each."""
+    axes = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+    axes /= axes.norm(dim=1, keepdim=True)
+    k = torch.arange(8.0)
+    dct = torch.cos(torch.pi / 8 * (k + 0.5) * k[:, None]) / 2
+    dct[0] /= 2**0.5
+    rows = torch.einsum("ac,ui,vj->auvcij", axes, dct, dct).reshape(192, 192)
+    frequencies = [(axis, u, v) for axis in range(3) for u in range(8) for v in range(8)]
+    kept = _largest([_variance(axis, 2 * u, 2 * v) for axis, u, v in frequencies], count)
+    return rows[kept], [frequencies[i] for i in kept]
+
+
+def _variance(axis: int, u: int, v: int) -> float:
+    """What a coefficient of a 16×16 block varies by in photographs, roughly: 1/f^2.4, a twentieth of it in chroma."""
+    return (0.05 if axis else 1.0) / (0.5 + u**2 + v**2) ** 1.2
+
+
+def _largest(values: list[float], count: int) -> list[int]:
+    return sorted(range(len(values)), key=lambda i: -values[i])[:count]
 
 
 TRANSFORMS: dict[str, Callable[..., Transforms]] = {

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agvae.entropy.densities import LIKELIHOOD_MIN, SCALE_MIN, likelihood
+from agvae.entropy.densities import LIKELIHOOD_MIN, TAIL_RATIO, likelihood, scale_min
 from agvae.models import AGVAE
 from agvae.models.agvae import Parameters
 from agvae.models.context import Cell
@@ -46,31 +46,34 @@ def coded_latent(model: AGVAE, y: Tensor, quality: float) -> CodedLatent:
     return CodedLatent(y_bar, symbols, parameters, -probability.log2(), -model.prior(z_hat).log2())
 
 
-def gaussian_of(parameters: Parameters, form: str) -> Parameters:
+def gaussian_of(parameters: Parameters, form: str, tail: float = 0.0) -> Parameters:
     """The Gaussian nearest to each asymmetric one of `form`: that of the same mean and variance.
 
     Of all Gaussians it is the one with the least Kullback-Leibler divergence from the asymmetric one, so the fewest
     bits where that is right. Moments about μ: `half_mass` (σ_r − σ_l)/√(2π) and (σ_l² + σ_r²)/2; `two_piece`
-    √(2/π)·(σ_r − σ_l) and σ_l² − σ_l·σ_r + σ_r²."""
+    √(2/π)·(σ_r − σ_l) and σ_l² − σ_l·σ_r + σ_r². A `tail` multiplies them by the mean ratio and the mean square ratio
+    of its two parts, and the symmetric one has the same tail."""
     mu, left, right = parameters
     if form == "half_mass":
         shift, second = (right - left) / math.sqrt(2 * math.pi), (left**2 + right**2) / 2
     else:
         shift, second = (right - left) * math.sqrt(2 / math.pi), left**2 - left * right + right**2
-    sigma = (second - shift**2).clamp(min=SCALE_MIN**2).sqrt()
+    ratio, square = 1 + tail * (TAIL_RATIO - 1), 1 + tail * (TAIL_RATIO**2 - 1)
+    shift = shift * ratio
+    sigma = (second - shift**2 / square).clamp(min=scale_min(tail) ** 2).sqrt()
     return Parameters(mu + shift, sigma, sigma)
 
 
-def bits(y_hat: Tensor, parameters: Parameters, form: str) -> Tensor:
+def bits(y_hat: Tensor, parameters: Parameters, form: str, tail: float = 0.0) -> Tensor:
     """−log2 of each ŷ's probability, at most 30 as in a loss."""
-    return -likelihood(y_hat, *parameters, form=form).clamp(min=LIKELIHOOD_MIN).log2()
+    return -likelihood(y_hat, *parameters, form, tail).clamp(min=LIKELIHOOD_MIN).log2()
 
 
-def expected_histogram(centres: Tensor, parameters: Parameters, form: str) -> Tensor:
+def expected_histogram(centres: Tensor, parameters: Parameters, form: str, tail: float = 0.0) -> Tensor:
     """(bins,): share of elements in a bin of width 1 around each centre, by the mean of the elements' own models.
 
     `parameters` are those of the elements, flat."""
-    rows = (likelihood(centre, *parameters, form=form).mean() for centre in centres)
+    rows = (likelihood(centre, *parameters, form, tail).mean() for centre in centres)
     return torch.stack(list(rows))
 
 

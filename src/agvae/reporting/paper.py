@@ -91,19 +91,20 @@ def figure2(options: argparse.Namespace) -> None:
         raise DataError(f"{options.symmetric}: its entropy is asymmetric; --symmetric takes a symmetric model")
     name, image = options.picture, _load(options.images, options.picture)
     view = LatentView.at(codec, image, name, **({"bpp": options.bpp} if codec.levels > 1 else {"quality": 0.0}))
-    coded, form = view.coded, codec.model.form
-    gaussian = gaussian_of(coded.parameters, form)
-    asymmetric = view.entry(f"asymmetric ({form})", coded.y_bits)
-    symmetric = view.entry("symmetric, same latent", bits(coded.symbols + coded.parameters.mu, gaussian, form))
+    coded, density = view.coded, (codec.model.form, codec.model.tail)
+    gaussian = gaussian_of(coded.parameters, *density)
+    asymmetric = view.entry(f"asymmetric ({codec.model.form})", coded.y_bits)
+    symmetric = view.entry("symmetric, same latent", bits(coded.symbols + coded.parameters.mu, gaussian, *density))
     models = [
-        ("asymmetric", coded.parameters, form, asymmetric["channel_bits"]),
-        ("symmetric", gaussian, form, symmetric["channel_bits"]),
+        ("asymmetric", coded.parameters, density, asymmetric["channel_bits"]),
+        ("symmetric", gaussian, density, symmetric["channel_bits"]),
     ]
     rows, table = [view.row(models)], [asymmetric, symmetric]
     if other:
         view = LatentView.at(other, image, name, **({"psnr": view.psnr} if other.levels > 1 else {"quality": 0.0}))
         trained = view.entry("symmetric, trained so", view.coded.y_bits)
-        rows.append(view.row([("symmetric", view.coded.parameters, form, trained["channel_bits"])]))
+        density = other.model.form, other.model.tail
+        rows.append(view.row([("symmetric", view.coded.parameters, density, trained["channel_bits"])]))
         table.append(trained)
     _save(latent_figure(rows), options, "figure2")
     _write_json({"picture": name, "models": table}, options, "figure2")
@@ -272,15 +273,15 @@ class LatentView:
             "psnr": self.psnr,
         }
 
-    def row(self, models: Sequence[tuple[str, "Parameters", str, float]]) -> "LatentRow":
-        """Figure 2's row, with `models` (name, parameters (1, M, H/16, W/16), form, bits) over the histograms."""
+    def row(self, models: Sequence[tuple[str, "Parameters", tuple[str, float], float]]) -> "LatentRow":
+        """Figure 2's row, with `models` (name, parameters (1, M, H/16, W/16), (form, tail), bits) over histograms."""
         from agvae.models.agvae import Parameters
         from agvae.reporting.paper_figures import LatentRow
 
         _, sigma_l, sigma_r = (self.of_channel(p) for p in self.coded.parameters)
         about = [
-            (f"{name}: {bits:,.0f} bits", Parameters(own.mu - self.coded.parameters.mu, *own[1:]), form)
-            for name, own, form, bits in models
+            (f"{name}: {bits:,.0f} bits", Parameters(own.mu - self.coded.parameters.mu, *own[1:]), density)
+            for name, own, density, bits in models
         ]
         histograms = (
             self._histogram("gained latent ȳ", self.of_channel(self.coded.y_bar), [m[:3] for m in models]),
@@ -293,7 +294,9 @@ class LatentView:
         right = None if self.codec.model.symmetric else (sigma_r**2).numpy()
         return LatentRow(title, histograms, (sigma_l**2).numpy(), right)
 
-    def _histogram(self, label: str, values: "Tensor", models: Sequence[tuple[str, "Parameters", str]]) -> "Histogram":
+    def _histogram(
+        self, label: str, values: "Tensor", models: Sequence[tuple[str, "Parameters", tuple[str, float]]]
+    ) -> "Histogram":
         import torch
 
         from agvae.models.agvae import Parameters
@@ -302,8 +305,8 @@ class LatentView:
 
         x = torch.arange(values.min().floor().item() - 2, values.max().ceil().item() + 2, 1 / 8)
         curves = []
-        for name, parameters, form in models:
-            shares = expected_histogram(x, Parameters(*(self.of_channel(p) for p in parameters)), form)
+        for name, parameters, density in models:
+            shares = expected_histogram(x, Parameters(*(self.of_channel(p) for p in parameters)), *density)
             symmetric = parameters.sigma_l is parameters.sigma_r
             curves.append(ModelCurve(name, symmetric, x.numpy(), shares.numpy()))
         return Histogram(label, values.numpy(), curves)
