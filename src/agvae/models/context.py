@@ -7,7 +7,6 @@ elements of each pass, and which encoder, decoder and evaluation share.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +29,6 @@ class Cell(NamedTuple):
 
 CHUNK = 1024
 """Most positions of a cell worked on at once, so that memory does not grow with the picture."""
-
-THREADED = 256
-"""Fewest positions of a pass for which threads pay; in smaller ones they wait for each other more than they work."""
 
 FIRST = 64
 """Positions of the very first chunk: what is wrong with a stream shows before much is computed."""
@@ -92,23 +88,21 @@ class ContextModel(nn.Module):
             torch.tensor([(dy * padded + dx) * self.GROUPS + g for dy, dx, g in kind.reads], dtype=torch.long)
             for kind in self.kinds()
         ]
-        schedule, threads = self.schedule(height, width), torch.get_num_threads()
-        with _threads(threads if height * width >= THREADED * len(schedule) else 1):
-            parameters = self._predictor(psi.permute(0, 2, 3, 1).reshape(batch, height * width, -1))
-            for cells in schedule:
-                coded = []
-                for whole, chunk in _chunks(cells, first=cells is schedule[0]):
-                    if need is not None:
-                        with _threads(threads):
-                            need(chunk)
-                    cell = whole._replace(positions=chunk.to(psi.device), last=cells is schedule[-1])
-                    inside = rows[cell.positions]
-                    gathered = (self.GROUPS * inside[:, None] + offsets[cell.kind].to(psi.device)).flatten()
-                    gathered = groups.index_select(1, gathered).view(batch * len(inside), -1)
-                    coded.append((inside, cell.channels, code(cell, parameters(cell, gathered))))
-                # Only now, so that no cell sees another of its own pass.
-                for inside, channels, values in coded:
-                    y_hat[:, inside, channels] = values
+        schedule = self.schedule(height, width)
+        parameters = self._predictor(psi.permute(0, 2, 3, 1).reshape(batch, height * width, -1))
+        for cells in schedule:
+            coded = []
+            for whole, chunk in _chunks(cells, first=cells is schedule[0]):
+                if need is not None:
+                    need(chunk)
+                cell = whole._replace(positions=chunk.to(psi.device), last=cells is schedule[-1])
+                inside = rows[cell.positions]
+                gathered = (self.GROUPS * inside[:, None] + offsets[cell.kind].to(psi.device)).flatten()
+                gathered = groups.index_select(1, gathered).view(batch * len(inside), -1)
+                coded.append((inside, cell.channels, code(cell, parameters(cell, gathered))))
+            # Only now, so that no cell sees another of its own pass.
+            for inside, channels, values in coded:
+                y_hat[:, inside, channels] = values
         y_hat = y_hat.view(batch, height + 2 * radius, padded, self.M).permute(0, 3, 1, 2)
         return y_hat[:, :, radius : radius + height, radius : radius + width]
 
@@ -134,16 +128,6 @@ def _zeros(like: Tensor, *shape: int) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     return torch.from_numpy(np.zeros(shape, np.float32)).to(like.dtype)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class TapConv(nn.Module):
