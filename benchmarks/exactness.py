@@ -1,6 +1,6 @@
 """Streams written and read under every combination of circumstances: in exact arithmetic, and beside it in floats.
 
-    python benchmarks/exactness.py [--quick] [--images FOLDER] [--size 192x128] [--models FILE …]
+    python benchmarks/exactness.py [--quick] [--images FOLDER] [--size 192x128] [--floats 24] [--models FILE …]
 
 Each environment is a process of its own: 1 or 2 threads, ATEN_CPU_CAPABILITY default, avx2 or avx512,
 DNNL_MAX_CPU_ISA SSE41, AVX2 or unset; and a CUDA device where there is one. In each, the networks run on contiguous
@@ -10,7 +10,8 @@ read if it ends as it should with the CRC-32 of its symbols, and, in exact arith
 8-bit level of its writer's. Streams of equal bytes are read once, and count for all who wrote them.
 
 Floats: the same program with the model as it was trained in the place of its exact form. That is what decoding would
-be without the exact form, no part of the codec.
+be without the exact form, no part of the codec. They take most of the time, for each environment makes streams of its
+own; --floats takes fewer of the pictures for them.
 
 Pictures: 24 crops of photos that scikit-image ships (up to 448×256), or of the pictures of a folder; sides are
 multiples of 64. Models: one for
@@ -237,7 +238,8 @@ def write(folder, environment):
     for here, arithmetic, name, worker in jobs(folder, environment):
         for quality in qualities(worker.model):
             hashes = []
-            for batch in worker.batches(list(pixels)):
+            taken = pixels if arithmetic == "exact" else pixels[: int((folder / "floats").read_text())]
+            for batch in worker.batches(list(taken)):
                 for stream, picture in zip(*worker.write(batch, quality), strict=True):
                     key = hashlib.sha256(f"{name} {arithmetic} {quality}".encode() + stream).hexdigest()[:24]
                     target = folder / "streams" / key
@@ -367,6 +369,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="three environments in the place of eighteen")
     parser.add_argument("--images", type=Path, help="a folder of pictures, none smaller than the crops")
     parser.add_argument("--size", default="192x128", metavar="WxH", help="of the crops")
+    parser.add_argument("--floats", type=int, default=COUNT, metavar="COUNT", help="of the pictures, for floats")
     parser.add_argument("--models", type=Path, nargs="+", help="model files in the place of random weights")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -379,6 +382,7 @@ def main():
         folder = Path(folder)
         for name in ("streams", "written", "read"):
             (folder / name).mkdir()
+        (folder / "floats").write_text(str(options.floats))
         np.save(folder / "pictures.npy", pictures(options.images, *map(int, options.size.split("x"))))
         if options.models:
             names = [path.stem for path in options.models]
@@ -395,7 +399,10 @@ def main():
         report(folder, names)
     print(f"CUDA: {'run' if torch.cuda.is_available() else 'not run, no device'}.", end=" ")
     circumstances = 4 * len(environments(options.quick))
-    print(f"{COUNT} pictures of {options.size}, {QUALITIES} qualities, {circumstances} circumstances,", end=" ")
+    print(
+        f"{COUNT} pictures ({options.floats} in floats) of {options.size}, {QUALITIES} qualities, {circumstances} circumstances,",
+        end=" ",
+    )
     print(f"{(time.perf_counter() - begin) / 60:.1f} minutes; torch {torch.__version__}.")
 
 
