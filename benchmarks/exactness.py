@@ -399,10 +399,8 @@ def main():
         report(folder, names)
     print(f"CUDA: {'run' if torch.cuda.is_available() else 'not run, no device'}.", end=" ")
     circumstances = 4 * len(environments(options.quick))
-    print(
-        f"{COUNT} pictures ({options.floats} in floats) of {options.size}, {QUALITIES} qualities, {circumstances} circumstances,",
-        end=" ",
-    )
+    print(f"{COUNT} pictures ({options.floats} in floats) of {options.size}, {QUALITIES} qualities,", end=" ")
+    print(f"{circumstances} circumstances,", end=" ")
     print(f"{(time.perf_counter() - begin) / 60:.1f} minutes; torch {torch.__version__}.")
 
 
