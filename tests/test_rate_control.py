@@ -79,6 +79,20 @@ def test_a_measured_guess_and_trimming_need_one_trial():
     assert len(trials) == len(measured) + 1
 
 
+def test_a_slope_that_is_measured_saves_trials_where_the_curve_is_wrong():
+    """The curve of a trial is too steep by a half, the guess of the size by half a level's worth off."""
+    counts = []
+    for measured in (False, True):
+        code, trials = coder(np.array([0, 1.5 * math.log(30)]))
+
+        def measure(quality):
+            return math.log(1000) + math.log(30) * quality / LAST + 0.7
+
+        largest_within(code, 5000, LAST, np.array([7, 10.4]), 0.03, measure if measured else None)
+        counts.append(len(trials))
+    assert counts[1] == 2 < counts[0]
+
+
 def test_a_file_is_trimmed_by_no_more_than_may_be_spared():
     asked = []
 

@@ -106,10 +106,15 @@ def largest_within(
                 if len(pair) == 1
                 else error[0] + (qualities - pair[0]) * ((error[1] - error[0]) / (pair[1] - pair[0]))
             )
-            quality = best(low, high) if len(sizes) < _TRIALS else (low + high) // 2
+            before, quality = quality, best(low, high) if len(sizes) < _TRIALS else (low + high) // 2
             if not renewals or abs(quality - anchor) <= _NEAR:
                 continue
             renewals -= 1
+            if measure:
+                # So far off that the slope had better be measured too.
+                error = measure(quality) - measure(before) - (predicted[quality] - predicted[before])
+                predicted += (qualities - before) * (error / (quality - before))
+                quality = best(low, high)
         else:
             if low >= 0 and high <= last:
                 return fitting
