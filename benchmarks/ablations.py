@@ -82,19 +82,19 @@ def measure(codec, paths):
     return {"quality": at, "bpp": bpp, "psnr-rgb": decibels}
 
 
-def result(folder, variant, seed, overrides, paths):
-    """A model's curve and what it took; trained and measured unless it is there already."""
+def trained(run, settings):
+    """Train in `run`, unless that is done."""
+    if not (done := run / "trained.json").exists():
+        done.write_text(json.dumps({"processor_seconds": round(train(run, ["experiment=ablation", *settings]))}))
+
+
+def measured(run, paths):
+    """A model's curve over the pictures, measured unless that is done, and what its training took."""
     from agvae.codec import Codec
 
-    run = folder / f"{variant}-{seed}"
-    trained, measured = run / "trained.json", run / "curve.json"
-    if not trained.exists():
-        seconds = train(run, ["experiment=ablation", *overrides, *VARIANTS[variant], f"seed={seed}"])
-        trained.write_text(json.dumps({"processor_seconds": round(seconds)}))
-    if not measured.exists():
-        codec = Codec.from_checkpoint(run / "checkpoints" / "last.ckpt")
-        measured.write_text(json.dumps(measure(codec, paths)))
-    return json.loads(trained.read_text()) | json.loads(measured.read_text())
+    if not (done := run / "curve.json").exists():
+        done.write_text(json.dumps(measure(Codec.from_checkpoint(run / "checkpoints" / "last.ckpt"), paths)))
+    return json.loads((run / "trained.json").read_text()) | json.loads(done.read_text())
 
 
 def asked(questions, seeds):
@@ -283,13 +283,17 @@ def main():
     else:
         if not arguments.images or not (paths := sorted(arguments.images.glob("*.png"))):
             parser.error("--images DIR names a folder of PNG files")
-        folder, results = arguments.out.resolve(), {}
-        for variant, seed in asked(questions, arguments.seeds):
-            found = rounded(result(folder, variant, seed, overrides, paths))
+        folder, models = arguments.out.resolve(), asked(questions, arguments.seeds)
+        for at, (variant, seed) in enumerate(models, 1):
+            print(f"training {variant}, seed {seed}: {at} of {len(models)}", file=sys.stderr, flush=True)
+            trained(folder / f"{variant}-{seed}", [*overrides, *VARIANTS[variant], f"seed={seed}"])
+        results = {}
+        for at, (variant, seed) in enumerate(models, 1):
+            print(f"measuring {variant}, seed {seed}: {at} of {len(models)}", file=sys.stderr, flush=True)
+            found = rounded(measured(folder / f"{variant}-{seed}", paths))
             results[variant, seed] = {"variant": variant, "seed": seed, **found}
-            print(f"{variant}, seed {seed}: {found['processor_seconds']} s", file=sys.stderr, flush=True)
-            lines = ",\n".join(json.dumps(one) for one in results.values())
-            (folder / "curves.json").write_text(f"[\n{lines}\n]\n")
+        lines = ",\n".join(json.dumps(one) for one in results.values())
+        (folder / "curves.json").write_text(f"[\n{lines}\n]\n")
     curves = curves_of(results)
     report(questions, curves)
     if arguments.plots:
