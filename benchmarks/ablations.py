@@ -169,16 +169,22 @@ def decibels(values, digits=2):
 
 
 def against_fixed(curves):
-    """Rows of each fixed-rate model, with HCVR's and CVR's PSNR at its rate minus its own, and of BD-rates."""
+    """Rows of HCVR's and CVR's PSNR minus that of fixed-rate models at equal rate.
+
+    First at each fixed-rate model's own rate, then at the lowest rate of HCVR and of CVR, where the fixed-rate models'
+    curve is interpolated; the last row has BD-rates against that curve."""
     fixed = fixed_curve(curves)
-    gained = [curves[name].values() for name in ("default", "cvr")]
-    for at, (rate, own) in enumerate(zip(fixed.results["bpp"], fixed.results["psnr-rgb"], strict=True)):
-        row = []
-        for found in gained:
-            differences = [float(psnr_at(curve, [rate])[0]) - own for curve in found]
-            within = [difference for difference in differences if np.isfinite(difference)]
-            row.append(decibels(within) if within else "outside its rates")
-        yield FIXED[at], f"{rate:.3f} / {own:.2f}", *row
+    gained = [list(curves[name].values()) for name in ("default", "cvr")]
+
+    def compared(differences):
+        within = [float(difference) for difference in differences if np.isfinite(difference)]
+        return decibels(within) if within else "outside its rates"
+
+    for name, rate, own in zip(FIXED, fixed.results["bpp"], fixed.results["psnr-rgb"], strict=True):
+        row = (compared(psnr_at(curve, rate) - own for curve in found) for found in gained)
+        yield name, f"{rate:.3f} / {own:.2f}", *row
+    lowest = ([(curve.results["bpp"][0], curve.results["psnr-rgb"][0]) for curve in found] for found in gained)
+    yield "lowest rate", "", *(compared(own - psnr_at(fixed, rate) for rate, own in points) for points in lowest)
     yield "BD-rate", "0", *(over_seeds([bd_rate(fixed, curve) for curve in found]) for found in gained)
 
 
@@ -198,7 +204,7 @@ def report(questions, curves):
         table([question, "seeds", *columns], *against_default(QUESTIONS[question], curves))
         if question == "gain_units":
             table(
-                ["model", "bpp / dB", "HCVR at this rate, dB", "CVR at this rate, dB"],
+                ["fixed-rate model", "bpp / dB", "HCVR at this rate, dB", "CVR at this rate, dB"],
                 *against_fixed(curves),
             )
         if question == "gain_vectors":
@@ -234,14 +240,14 @@ def plots(questions, curves, folder):
             results = curves[name][0].results
             axes.plot(results["bpp"], results["psnr-rgb"], label=QUESTIONS["gain_units"][name] + ", one model")
         fixed = fixed_curve(curves).results
-        axes.plot(fixed["bpp"], fixed["psnr-rgb"], "ko", label="fixed-rate, a model each")
+        axes.plot(fixed["bpp"], fixed["psnr-rgb"], "k.--", linewidth=1, markersize=9, label="fixed-rate, a model each")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         dress(axes, "One model against its fixed-rate models, seed 0", "PSNR, RGB (dB)")
         figure.savefig(folder / "rd.png")
 
     figure = Figure(figsize=(10, 3.6 * -(-len(questions) // 2)), dpi=90, layout="constrained")
-    panels = figure.subplots(-(-len(questions) // 2), 2, squeeze=False).flatten()
+    panels = figure.subplots(-(-len(questions) // 2), 2, sharey=True, squeeze=False).flatten()
     results = curves["default"][0].results
     rates = np.geomspace(results["bpp"][0], results["bpp"][-1], 200)
     for panel, question in zip(panels, questions, strict=False):

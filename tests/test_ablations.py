@@ -88,9 +88,10 @@ def test_fixed_rate_models_are_compared_at_their_own_rates(ablations):
     inside = np.geomspace(0.15, 2, 6)
     gained = 30 + 5 * np.log(inside / 0.1) / np.log(16) - 0.5
     curves |= {name: {0: curve(inside, gained), 1: curve(inside, gained - 1)} for name in ("default", "cvr")}
-    lowest, *others, rates = ablations.against_fixed(curves)
-    assert lowest[2:] == ("outside its rates",) * 2
+    first, *others, rates = ablations.against_fixed(curves)
+    assert first[2:] == ("outside its rates",) * 2
     assert {row[2:] for row in others} == {("-1.00 (-1.50 to -0.50)",) * 2}
+    assert others[-1][0] == "lowest rate"
     assert all(text.startswith("+") for text in rates[2:])
 
 
