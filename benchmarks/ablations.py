@@ -147,13 +147,15 @@ def ends(found):
 
 
 def against_default(labels, curves):
-    """Rows of the answers' BD-rates against the default with the same seed."""
+    """Rows of the answers' BD-rates against the default with the same seed; the default's own has their seeds."""
     anchors = curves["default"]
-    for name, label in labels.items():
-        if name in curves and name not in FIXED:
-            rates = [bd_rate(anchors[seed], curve) for seed, curve in curves[name].items()]
-            compared = "0" if name == "default" else over_seeds(rates)
-            yield label, len(rates), *ends(list(curves[name].values())), compared
+    answers = [name for name in labels if name in curves and name not in FIXED]
+    shared = set().union(*(curves[name] for name in answers if name != "default"))
+    for name in answers:
+        found = {seed: curve for seed, curve in curves[name].items() if seed in shared}
+        rates = [bd_rate(anchors[seed], curve) for seed, curve in found.items()]
+        compared = "0" if name == "default" else over_seeds(rates)
+        yield labels[name], len(found), *ends(list(found.values())), compared
 
 
 def range_over_seeds(curves):
