@@ -176,7 +176,8 @@ def against_fixed(curves):
     First at each fixed-rate model's own rate, then at the lowest rate of HCVR and of CVR, where the fixed-rate models'
     curve is interpolated; the last row has BD-rates against that curve."""
     fixed = fixed_curve(curves)
-    gained = [list(curves[name].values()) for name in ("default", "cvr")]
+    seeds = sorted(curves["default"].keys() & curves["cvr"].keys())
+    gained = [[curves[name][seed] for seed in seeds] for name in ("default", "cvr")]
 
     def compared(differences):
         within = [float(difference) for difference in differences if np.isfinite(difference)]
@@ -225,12 +226,17 @@ def differences(anchors, found, rates):
 def plots(questions, curves, folder):
     """rd.png: gained models and fixed-rate ones; differences.png: for each question, PSNR against the default."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     folder.mkdir(parents=True, exist_ok=True)
 
     def dress(axes, title, label):
         axes.set_title(title, loc="left", fontsize=11)
         axes.set(xlabel="bits per pixel, whole file", ylabel=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(color="#e3e6ea", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
@@ -243,8 +249,6 @@ def plots(questions, curves, folder):
             axes.plot(results["bpp"], results["psnr-rgb"], label=QUESTIONS["gain_units"][name] + ", one model")
         fixed = fixed_curve(curves).results
         axes.plot(fixed["bpp"], fixed["psnr-rgb"], "k.--", linewidth=1, markersize=9, label="fixed-rate, a model each")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
         dress(axes, "One model against its fixed-rate models, seed 0", "PSNR, RGB (dB)")
         figure.savefig(folder / "rd.png")
 
@@ -259,8 +263,6 @@ def plots(questions, curves, folder):
                 found = differences(curves["default"], curves[name], rates)
                 (line,) = panel.plot(rates, found.mean(axis=0), label=label)
                 panel.fill_between(rates, found.min(axis=0), found.max(axis=0), color=line.get_color(), alpha=0.2)
-        panel.set_xscale("log")
-        panel.xaxis.set_major_formatter("{x:g}")
         dress(panel, question, "PSNR against the default (dB)")
     for panel in panels[len(questions) :]:
         panel.remove()
@@ -303,6 +305,7 @@ def main():
         lines = ",\n".join(json.dumps(one) for one in results.values())
         (folder / "curves.json").write_text(f"[\n{lines}\n]\n")
     curves = curves_of(results)
+    questions = [question for question in questions if {*QUESTIONS[question]} & {*curves} - {"default"}]
     report(questions, curves)
     if arguments.plots:
         plots(questions, curves, arguments.plots)
