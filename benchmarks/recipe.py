@@ -15,16 +15,15 @@ import argparse
 import csv
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from codec import table
+from variants import ROOT, over_seeds, parse, train
 
 from agvae.evaluation.rd import Curve, bd_rate
 
-ROOT = Path(__file__).parents[1]
 PARTS = (("bpp", 3), ("psnr-rgb", 2))  # of a point, with the digits to print
 
 VARIANTS = {
@@ -64,14 +63,11 @@ def settings_of(variant, overrides):
     return settings
 
 
-def train(run_dir, seconds, settings):
+def train_for(seconds, run_dir, settings):
     """Train for at most so many seconds; the steps that were taken."""
     hours, rest = divmod(seconds, 3600)
     clock = f"{hours // 24:02d}:{hours % 24:02d}:{rest // 60:02d}:{rest % 60:02d}"
-    command = [sys.executable, ROOT / "train.py", *settings, "logger=csv", "callbacks.progress_bar=null"]
-    command += ["+trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0"]
-    command += [f"hydra.run.dir={run_dir}", f"trainer.max_time='{clock}'"]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    train(run_dir, [*settings, f"trainer.max_time='{clock}'"])
     return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
 
 
@@ -84,11 +80,11 @@ def result(folder, variant, seed, seconds, overrides):
     settings = [*overrides, *settings_of(variant, overrides), f"seed={seed}"]
     trial = max(10, seconds // 10)
     never = "trainer.val_check_interval=1000000"
-    rate = train(run / "trial", trial, [*settings, never]) / trial
+    rate = train_for(trial, run / "trial", [*settings, never]) / trial
     steps = max(1, round(rate * seconds))
     ends = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
     # The trial's rate is not quite that of the run: a run that is a fifth late still ends with its schedule.
-    taken = train(run / "run", round(1.2 * seconds), [*settings, *ends])
+    taken = train_for(round(1.2 * seconds), run / "run", [*settings, *ends])
     if taken < steps:
         raise SystemExit(
             f"{variant}: {taken} of {steps} steps in 1.2 times the time: the machine is too busy to compare"
@@ -103,15 +99,12 @@ def result(folder, variant, seed, seconds, overrides):
 
 
 def main():
-    words = sys.argv[1:]
-    at = words.index("--") if "--" in words else len(words)
-    overrides = words[at + 1 :]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--seconds", type=int, default=3600)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "recipe")
-    arguments = parser.parse_args(words[:at])
+    arguments, overrides = parse(parser)
     names = arguments.variants or list(VARIANTS)
     if unknown := [name for name in names if name not in VARIANTS]:
         parser.error(f"no variant is called {unknown[0]!r}; there are {', '.join(VARIANTS)}")
@@ -127,18 +120,12 @@ def main():
         curves = [Curve(name, "", results[name, seed]) for seed in range(arguments.seeds)]
         anchors = [Curve("anchor", "", results[names[0], seed]) for seed in range(arguments.seeds)]
         rates = [bd_rate(anchor, curve) for anchor, curve in zip(anchors, curves, strict=True)]
-        percents = [rate.percent for rate in rates]
-        if None in percents:
-            compared = next(rate.reason for rate in rates if rate.reason)
-        else:
-            compared = f"{statistics.mean(percents):+.1f} %"
-            compared += f" ({min(percents):+.1f} to {max(percents):+.1f})" if len(percents) > 1 else ""
         last = len(curves[0].results["bpp"]) - 1
         points = [
             " / ".join(f"{statistics.mean(c.results[key][i] for c in curves):.{digits}f}" for key, digits in PARTS)
             for i in (0, last // 2, last)
         ]
-        rows.append([name, results[name, 0]["steps"], *points, compared])
+        rows.append([name, results[name, 0]["steps"], *points, over_seeds(rates)])
     qualities = [f"bpp / dB, {where}" for where in ("lowest", "middle", "highest")]
     table(["variant", "steps", *qualities, f"BD-rate, {names[0]} = 0"], *rows)
 

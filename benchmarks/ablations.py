@@ -1,0 +1,315 @@
+"""What each part of AG-VAE is worth: train a model for each answer, code pictures with it, and compare curves.
+
+    python benchmarks/ablations.py [QUESTION …] --images DIR [--seeds 3] [--out DIR] [-- OVERRIDE …]
+    python benchmarks/ablations.py [QUESTION …] --read docs/results/ablations.json --plots docs/results
+
+entropy             symmetric, half_mass and two_piece
+gain_units          HCVR, CVR and a fixed-rate model for each λ
+gain_vectors        n = 2, 3, 4, 6 and 8 gain vectors
+level_sampling      a level for each picture of a batch, or one for all
+contexts            none, checkerboard and quadtree
+
+Without names all are asked. Each model trains with `python train.py experiment=ablation`, its setting (that of
+conf/sweep) and the OVERRIDEs (data=folder data.root=DIR data.val_root=DIR); then the codec compresses and decompresses
+the pictures of --images at its levels and at qualities between them: bpp is 8 × the bytes of the file over pixels, PSNR
+that of the 8-bit picture. Models that are there already in --out are neither trained nor measured again, so that what
+was interrupted goes on; another budget or other OVERRIDEs need another --out. The curves go to OUT/curves.json.
+
+Tables, from these curves or from those of --read: BD-rates against the default with the same seed, as a mean over
+seeds and its range; PSNR against the fixed-rate models at their rates; qualities between levels against the curve
+through the levels. With --plots DIR, rd.png and differences.png as well. The fixed-rate models, n and the contexts
+have one seed.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+from codec import table
+from scipy.interpolate import PchipInterpolator
+from variants import ROOT, over_seeds, parse, train
+
+from agvae.evaluation import Curve, bd_rate
+
+FIXED = [f"fixed_{level}" for level in range(6)]
+VARIANTS = {
+    "default": [],
+    "symmetric": ["sweep=entropy", "entropy=symmetric"],
+    "two_piece": ["sweep=entropy", "entropy=two_piece"],
+    "cvr": ["sweep=gain_units", "gain_units=cvr"],
+    **{name: ["sweep=gain_units", f"gain_units={name}"] for name in FIXED},
+    **{f"n{levels}": ["sweep=gain_vectors", f"gain_vectors=n{levels}"] for levels in (2, 3, 4, 8)},
+    "batch": ["loss.level_sampling=batch"],
+    "none": ["model/context=none", "~model.context.width"],
+    "quadtree": ["model/context=quadtree"],
+}
+QUESTIONS = {  # the answers, with what each is called in tables and plots; the default is among them
+    "entropy": {"default": "half_mass", "symmetric": "symmetric", "two_piece": "two_piece"},
+    "gain_units": {"default": "HCVR", "cvr": "CVR", **{name: name for name in FIXED}},
+    "gain_vectors": {"n2": "n = 2", "n3": "n = 3", "n4": "n = 4", "default": "n = 6", "n8": "n = 8"},
+    "level_sampling": {"default": "a level for each picture", "batch": "one level a batch"},
+    "contexts": {"none": "none", "default": "checkerboard", "quadtree": "quadtree"},
+}
+ONE_SEED = {*FIXED, *QUESTIONS["gain_vectors"], *QUESTIONS["contexts"]} - {"default"}
+STEPS_BETWEEN = 10  # parts, at least, that the range of quality is cut into where a curve is measured
+
+
+def qualities(levels):
+    """Where a model is measured: its levels, and between each two of them as many as give ten parts, at least one."""
+    parts = max(2, -(-STEPS_BETWEEN // (levels - 1))) if levels > 1 else 1
+    return [step / parts for step in range(parts * (levels - 1) + 1)]
+
+
+def measure(codec, paths):
+    """The codec's mean rate and PSNR over the pictures, from the files and the pictures that they decode to."""
+    from PIL import Image
+
+    from agvae.images import load_rgb
+    from agvae.metrics import psnr
+
+    at = qualities(codec.levels)
+    results = []
+    for path in paths:
+        image = Image.fromarray(load_rgb(path))
+        latent = codec.analyze(image)
+        files = [codec.compress(latent, quality=quality) for quality in at]
+        rates = [8 * len(file) / (image.width * image.height) for file in files]
+        results.append([rates, [psnr(image, codec.decompress(file)) for file in files]])
+    bpp, decibels = np.mean(results, axis=0).tolist()
+    return {"quality": at, "bpp": bpp, "psnr-rgb": decibels}
+
+
+def trained(run, settings):
+    """Train in `run`, unless that is done."""
+    if not (done := run / "trained.json").exists():
+        done.write_text(json.dumps({"processor_seconds": round(train(run, ["experiment=ablation", *settings]))}))
+
+
+def measured(run, paths):
+    """A model's curve over the pictures, measured unless that is done, and what its training took."""
+    from agvae.codec import Codec
+
+    if not (done := run / "curve.json").exists():
+        done.write_text(json.dumps(measure(Codec.from_checkpoint(run / "checkpoints" / "last.ckpt"), paths)))
+    return json.loads((run / "trained.json").read_text()) | json.loads(done.read_text())
+
+
+def asked(questions, seeds):
+    """The models that answer the questions, (variant, seed) in the order in which they are trained."""
+    variants = dict.fromkeys(variant for question in questions for variant in ("default", *QUESTIONS[question]))
+    return [(name, seed) for name in variants for seed in range(1 if name in ONE_SEED else seeds)]
+
+
+def curves_of(results):
+    """Curves by variant and seed."""
+    curves = {}
+    for (variant, seed), found in results.items():
+        curves.setdefault(variant, {})[seed] = Curve(f"{variant}, seed {seed}", "", found)
+    return curves
+
+
+def fixed_curve(curves):
+    """The points of the fixed-rate models, as one curve."""
+    points = [next(iter(curves[name].values())).results for name in FIXED]
+    return Curve("fixed-rate models", "", {key: [p[key][0] for p in points] for key in ("bpp", "psnr-rgb")})
+
+
+def psnr_at(curve, rates):
+    """PSNR of a curve at other rates, by PCHIP over log rate; NaN outside its own."""
+    points = sorted(dict(zip(curve.results["bpp"], curve.results["psnr-rgb"], strict=True)).items())
+    known, decibels = np.array(points).T
+    return PchipInterpolator(np.log(known), decibels, extrapolate=False)(np.log(rates))
+
+
+def between_levels(curve):
+    """PSNR of the qualities between levels minus that of the curve through the levels at the same rate, in dB."""
+    columns = zip(*(curve.results[key] for key in ("quality", "bpp", "psnr-rgb")), strict=True)
+    points = np.array(list(columns))
+    trained = points[:, 0] % 1 == 0
+    levels = Curve("levels", "", {"bpp": points[trained, 1].tolist(), "psnr-rgb": points[trained, 2].tolist()})
+    differences = points[~trained, 2] - psnr_at(levels, points[~trained, 1])
+    return differences[np.isfinite(differences)]
+
+
+def ends(found):
+    """Mean rate and PSNR over seeds at the lowest, the middle and the highest quality."""
+    last = len(found[0].results["bpp"]) - 1
+    return [
+        " / ".join(
+            f"{statistics.mean(c.results[key][at] for c in found):.{digits}f}"
+            for key, digits in (("bpp", 3), ("psnr-rgb", 2))
+        )
+        for at in (0, last // 2, last)
+    ]
+
+
+def against_default(labels, curves):
+    """Rows of the answers' BD-rates against the default with the same seed; the default's own has their seeds."""
+    anchors = curves["default"]
+    answers = [name for name in labels if name in curves and name not in FIXED]
+    shared = set().union(*(curves[name] for name in answers if name != "default"))
+    for name in answers:
+        found = {seed: curve for seed, curve in curves[name].items() if seed in shared}
+        rates = [bd_rate(anchors[seed], curve) for seed, curve in found.items()]
+        compared = "0" if name == "default" else over_seeds(rates)
+        yield labels[name], len(found), *ends(list(found.values())), compared
+
+
+def range_over_seeds(curves):
+    """BD-rates of the default's other seeds against its first: what chance alone does."""
+    first, *others = curves["default"].values()
+    return [bd_rate(first, other) for other in others]
+
+
+def decibels(values, digits=2):
+    """Differences in dB as mean and range."""
+    text = f"{np.mean(values):+.{digits}f}"
+    return f"{text} ({min(values):+.{digits}f} to {max(values):+.{digits}f})" if len(values) > 1 else text
+
+
+def against_fixed(curves):
+    """Rows of HCVR's and CVR's PSNR minus that of fixed-rate models at equal rate.
+
+    First at each fixed-rate model's own rate, then at the lowest rate of HCVR and of CVR, where the fixed-rate models'
+    curve is interpolated; the last row has BD-rates against that curve."""
+    fixed = fixed_curve(curves)
+    seeds = sorted(curves["default"].keys() & curves["cvr"].keys())
+    gained = [[curves[name][seed] for seed in seeds] for name in ("default", "cvr")]
+
+    def compared(differences):
+        within = [float(difference) for difference in differences if np.isfinite(difference)]
+        return decibels(within) if within else "outside its rates"
+
+    for name, rate, own in zip(FIXED, fixed.results["bpp"], fixed.results["psnr-rgb"], strict=True):
+        row = (compared(psnr_at(curve, rate) - own for curve in found) for found in gained)
+        yield name, f"{rate:.3f} / {own:.2f}", *row
+    lowest = ([(curve.results["bpp"][0], curve.results["psnr-rgb"][0]) for curve in found] for found in gained)
+    yield "lowest rate", "", *(compared(own - psnr_at(fixed, rate) for rate, own in points) for points in lowest)
+    yield "BD-rate", "0", *(over_seeds([bd_rate(fixed, curve) for curve in found]) for found in gained)
+
+
+def vectors(labels, curves):
+    """Rows of how far qualities between n levels lie from the curve through these."""
+    for name, label in labels.items():
+        for curve in list(curves.get(name, {}).values())[:1]:
+            off = between_levels(curve)
+            yield label, f"{np.mean(off):+.3f}", f"{min(off):+.3f}", f"{max(off):+.3f}"
+
+
+def report(questions, curves):
+    """Print the tables."""
+    for question in questions:
+        print(f"### {question}\n")
+        columns = ["bpp / dB, lowest", "middle", "highest", "BD-rate"]
+        table([question, "seeds", *columns], *against_default(QUESTIONS[question], curves))
+        if question == "gain_units":
+            table(
+                ["fixed-rate model", "bpp / dB", "HCVR at this rate, dB", "CVR at this rate, dB"],
+                *against_fixed(curves),
+            )
+        if question == "gain_vectors":
+            heads = ["mean, dB", "lowest", "highest"]
+            table(["between levels", *heads], *vectors(QUESTIONS[question], curves))
+    if others := range_over_seeds(curves):
+        print(f"The default's other seeds against its first: {over_seeds(others)}.")
+
+
+def differences(anchors, found, rates):
+    """PSNR of curves minus that of the anchor with the same seed, or of the only one, at the rates: (seeds, rates)."""
+    pairs = [(curve, anchors.get(seed, anchors[min(anchors)])) for seed, curve in found.items()]
+    return np.array([psnr_at(curve, rates) - psnr_at(anchor, rates) for curve, anchor in pairs])
+
+
+def plots(questions, curves, folder):
+    """rd.png: gained models and fixed-rate ones; differences.png: for each question, PSNR against the default."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def dress(axes, title, label):
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set(xlabel="bits per pixel, whole file", ylabel=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.grid(color="#e3e6ea", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+
+    if "gain_units" in questions:
+        figure = Figure(figsize=(7, 4.6), dpi=110, layout="constrained")
+        axes = figure.add_subplot()
+        for name in ("default", "cvr"):
+            results = curves[name][0].results
+            axes.plot(results["bpp"], results["psnr-rgb"], label=QUESTIONS["gain_units"][name] + ", one model")
+        fixed = fixed_curve(curves).results
+        axes.plot(fixed["bpp"], fixed["psnr-rgb"], "k.--", linewidth=1, markersize=9, label="fixed-rate, a model each")
+        dress(axes, "One model against its fixed-rate models, seed 0", "PSNR, RGB (dB)")
+        figure.savefig(folder / "rd.png")
+
+    figure = Figure(figsize=(10, 3.6 * -(-len(questions) // 2)), dpi=90, layout="constrained")
+    panels = figure.subplots(-(-len(questions) // 2), 2, sharey=True, squeeze=False).flatten()
+    results = curves["default"][0].results
+    rates = np.geomspace(results["bpp"][0], results["bpp"][-1], 200)
+    for panel, question in zip(panels, questions, strict=False):
+        panel.axhline(0, color="black", linewidth=1, label=QUESTIONS[question]["default"])
+        for name, label in QUESTIONS[question].items():
+            if name in curves and name not in FIXED and name != "default":
+                found = differences(curves["default"], curves[name], rates)
+                (line,) = panel.plot(rates, found.mean(axis=0), label=label)
+                panel.fill_between(rates, found.min(axis=0), found.max(axis=0), color=line.get_color(), alpha=0.2)
+        dress(panel, question, "PSNR against the default (dB)")
+    for panel in panels[len(questions) :]:
+        panel.remove()
+    figure.savefig(folder / "differences.png")
+
+
+def rounded(found):
+    """A result as it is written, five digits after the point."""
+    return {key: [round(v, 5) for v in value] if isinstance(value, list) else value for key, value in found.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
+    parser.add_argument("--images", type=Path, help="the folder of pictures to code, which none was trained on")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "ablations")
+    parser.add_argument("--read", type=Path, metavar="JSON", help="curves of before, in place of training")
+    parser.add_argument("--plots", type=Path, metavar="DIR")
+    arguments, overrides = parse(parser)
+    questions = arguments.questions or list(QUESTIONS)
+    if unknown := [name for name in questions if name not in QUESTIONS]:
+        parser.error(f"no question is called {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
+
+    if arguments.read:
+        held = json.loads(arguments.read.read_text())
+        results = {(one["variant"], one["seed"]): one for one in held}
+    else:
+        if not arguments.images or not (paths := sorted(arguments.images.glob("*.png"))):
+            parser.error("--images DIR names a folder of PNG files")
+        folder, models = arguments.out.resolve(), asked(questions, arguments.seeds)
+        for at, (variant, seed) in enumerate(models, 1):
+            print(f"training {variant}, seed {seed}: {at} of {len(models)}", file=sys.stderr, flush=True)
+            trained(folder / f"{variant}-{seed}", [*overrides, *VARIANTS[variant], f"seed={seed}"])
+        results = {}
+        for at, (variant, seed) in enumerate(models, 1):
+            print(f"measuring {variant}, seed {seed}: {at} of {len(models)}", file=sys.stderr, flush=True)
+            found = rounded(measured(folder / f"{variant}-{seed}", paths))
+            results[variant, seed] = {"variant": variant, "seed": seed, **found}
+        lines = ",\n".join(json.dumps(one) for one in results.values())
+        (folder / "curves.json").write_text(f"[\n{lines}\n]\n")
+    curves = curves_of(results)
+    questions = [question for question in questions if {*QUESTIONS[question]} & {*curves} - {"default"}]
+    report(questions, curves)
+    if arguments.plots:
+        plots(questions, curves, arguments.plots)
+
+
+if __name__ == "__main__":
+    main()

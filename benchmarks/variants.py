@@ -1,0 +1,47 @@
+"""What comparisons of trained models share: train.py in a process of its own, words after --, BD-rates over seeds."""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agvae.evaluation import BDRate
+
+ROOT = Path(__file__).parents[1]
+
+
+def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own arguments, and the OVERRIDEs for train.py after a `--`."""
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    return parser.parse_args(words[:at]), words[at + 1 :]
+
+
+def train(run_dir: Path, settings: Sequence[str]) -> float:
+    """Train in `run_dir` without a word; the processor's seconds that it took."""
+    command = [sys.executable, ROOT / "train.py", *settings, "logger=csv", "callbacks.progress_bar=null"]
+    command += ["+trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0", f"hydra.run.dir={run_dir}"]
+    before = _processor_seconds()
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return _processor_seconds() - before
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def over_seeds(rates: Sequence[BDRate]) -> str:
+    """The mean of BD-rates and their range, or why there is none.
+
+    >>> over_seeds([BDRate(1.0), BDRate(-2.0)])
+    '-0.5 % (-2.0 to +1.0)'
+    """
+    percents = [rate.percent for rate in rates]
+    if None in percents:
+        return next(rate.reason for rate in rates if rate.reason)
+    text = f"{statistics.mean(percents):+.1f} %"
+    return f"{text} ({min(percents):+.1f} to {max(percents):+.1f})" if len(percents) > 1 else text
