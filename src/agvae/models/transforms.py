@@ -410,6 +410,8 @@ def _start_as_block_transform(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
     start at random, unheard by g_s."""
     unshuffled, down, last = (module for module in g_a if isinstance(module, nn.Conv2d))
     first, (up, _), (shuffled, _) = (module for module in g_s if not isinstance(module, DepthwiseBlock))
+    if unshuffled.weight.is_meta:  # a model file's weights will take their place
+        return
     for block in (module for module in (*g_a, *g_s) if isinstance(module, DepthwiseBlock)):
         for layer in (block.spatial[-1], block.project):
             layer.weight.zero_()
