@@ -43,7 +43,7 @@ VARIANTS = {
     **{name: ["sweep=gain_units", f"gain_units={name}"] for name in FIXED},
     **{f"n{levels}": ["sweep=gain_vectors", f"gain_vectors=n{levels}"] for levels in (2, 3, 4, 8)},
     "batch": ["loss.level_sampling=batch"],
-    "none": ["model/context=none", "~model.context.width"],
+    "none": ["model/context=none"],
     "quadtree": ["model/context=quadtree"],
 }
 QUESTIONS = {  # the answers, with what each is called in tables and plots; the default is among them

@@ -172,6 +172,14 @@ def test_depthwise_transforms_start_as_an_orthonormal_block_transform(photo):
     torch.testing.assert_close(energy[0], energy[1], rtol=1e-4, atol=0)
 
 
+def test_no_context_has_no_use_for_a_width(tiny_config):
+    shapes = []
+    for context in ({"name": "none"}, {"name": "none", "width": 4}):
+        model = AGVAE.from_config(tiny_config | {"context": context})
+        shapes.append({name: w.shape for name, w in model.state_dict().items()})
+    assert shapes[0] == shapes[1]
+
+
 @pytest.mark.parametrize("context", [name for name in CONTEXT_NAMES if name != "none"])
 def test_a_context_can_be_narrower_than_the_latent(tiny_config, context):
     tiny_config["context"] = {"name": context, "width": 4}

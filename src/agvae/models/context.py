@@ -52,7 +52,8 @@ class Kind(NamedTuple):
 class ContextModel(nn.Module):
     """Entropy parameters of y, K per element, from the hyperprior's features alone: context `none`, a single pass.
 
-    The base of the others. `hyper_channels` is what h_s must give: here the parameters themselves, K·M."""
+    The base of the others. `hyper_channels` is what h_s must give: here the parameters themselves, K·M, whatever the
+    `width`, so that contexts can be swept with it."""
 
     RADIUS = 0
     GROUPS = 1
@@ -60,7 +61,7 @@ class ContextModel(nn.Module):
     LAST = 1.0
     """Share of the elements that the last pass has in a large latent."""
 
-    def __init__(self, M: int, K: int):
+    def __init__(self, M: int, K: int, width: int | None = None):
         super().__init__()
         self.M, self.K = M, K
         self.hyper_channels = K * M
