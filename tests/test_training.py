@@ -197,6 +197,10 @@ def test_levels_are_drawn_per_picture_or_per_batch(tiny_config):
     assert len(set(one.tolist())) == 1
 
 
+def test_levels_are_drawn_from_those_to_train(tiny_config):
+    assert set(tiny_module(tiny_config, levels=[2, 0]).draw_levels(64).tolist()) == {0, 2}
+
+
 # --- whole runs
 
 
@@ -395,6 +399,8 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
         (["model/gain=none"], "loss.lambdas"),
         (["loss.lambdas=[0.1,0.2]"], "6 levels"),
         (["loss.level_sampling=picture"], "level_sampling"),
+        (["loss.levels=[6]"], "levels 0 to 5"),
+        (["loss.levels=[]"], "levels 0 to 5"),
         (["validation.qualities=[6]"], "quality|qualities"),
         (["model.entropy.form=split"], "split"),
         (["optimizer.name=lion"], "adamw"),

@@ -76,6 +76,21 @@ def level_lambdas(loss: dict, levels: int) -> list[float]:
     return lambdas
 
 
+def trained_levels(loss: dict, levels: int) -> list[int]:
+    """The levels that a `loss` configuration trains: all of the model's, or its `levels` alone.
+
+    >>> trained_levels({"levels": None}, 3), trained_levels({"levels": [2, 0]}, 3)
+    ([0, 1, 2], [0, 2])
+
+    Raises ConfigError for an empty list, and for levels that the model does not have."""
+    chosen = loss.get("levels")  # checkpoints from before this option have none
+    if chosen is None:
+        return list(range(levels))
+    if not chosen or not {*chosen} <= {*range(levels)}:
+        raise ConfigError(f"loss.levels={list(chosen)} chooses from the levels 0 to {levels - 1} of this model")
+    return sorted({*chosen})
+
+
 def level_weights(lambdas: Sequence[float], power: float) -> list[float]:
     """w_s ∝ λ_s^(−power), of mean 1 over the levels.
 

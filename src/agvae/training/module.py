@@ -22,6 +22,7 @@ from agvae.training.losses import (
     mse,
     msssim,
     psnr,
+    trained_levels,
 )
 from agvae.training.metrics import Measured, RDCurve
 from agvae.training.optimization import build_optimizer, build_scheduler
@@ -52,13 +53,18 @@ class AGVAEModule(LightningModule):
             raise ConfigError(f"loss.level_sampling={loss['level_sampling']} is neither sample nor batch")
         levels = self.model.levels
         loss = {**loss, "lambdas": level_lambdas(loss, levels)}
+        self.levels = trained_levels(loss, levels)
         self.lambdas: list[float] = loss["lambdas"]
         self.model.initialise_gains(self.lambdas)
         self.memory_format = torch.contiguous_format
         self.distortion = DISTORTIONS[loss["name"]]
-        weights = level_weights(self.lambdas, loss["level_weight_power"])
+        weights = torch.zeros(levels)
+        weights[self.levels] = torch.tensor(
+            level_weights([self.lambdas[s] for s in self.levels], loss["level_weight_power"])
+        )
         self.register_buffer("level_lambda", torch.tensor(self.lambdas), persistent=False)
-        self.register_buffer("level_weight", torch.tensor(weights), persistent=False)
+        self.register_buffer("level_weight", weights, persistent=False)
+        self.register_buffer("trained_levels", torch.tensor(self.levels), persistent=False)
         self.qualities = _validation_qualities(validation["qualities"], levels)
         self.curve = RDCurve(self.qualities)
         self.rd_points: list[dict[str, float]] = []
@@ -92,9 +98,9 @@ class AGVAEModule(LightningModule):
         return image.to(self.dtype, memory_format=self.memory_format) / 255
 
     def draw_levels(self, size: int) -> Tensor:
-        """(size,) levels: one per picture, or one for all with level_sampling=batch (the paper's)."""
+        """(size,) of the levels to train: one per picture, or one for all with level_sampling=batch (the paper's)."""
         draws = 1 if self.hparams.loss["level_sampling"] == "batch" else size
-        return torch.randint(self.model.levels, (draws,), device=self.device).expand(size)
+        return self.trained_levels[torch.randint(len(self.levels), (draws,), device=self.device)].expand(size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """mean_i w_i·(R_i + λ_i·D_i), R in bits per pixel, plus the loss of the prior's quantiles.
@@ -209,9 +215,9 @@ class AGVAEModule(LightningModule):
         return measured
 
     def on_validation_epoch_end(self) -> None:
-        """Log the RD curve's points and val/loss, the mean of the training loss over images and levels."""
+        """Log the RD curve's points and val/loss, the mean of the training loss over images and trained levels."""
         self.rd_points = points = self.curve.compute()
-        losses = [p["loss"] for p in points if p["quality"] == int(p["quality"])]
+        losses = [p["loss"] for p in points if p["quality"] in self.levels]
         val_loss = sum(losses) / len(losses)
         # Equal on all ranks already: the curve gathers its sums.
         self.log("val/loss", val_loss, prog_bar=True)
