@@ -8,12 +8,14 @@ gain_units          HCVR, CVR and a fixed-rate model for each λ
 gain_vectors        n = 2, 3, 4, 6 and 8 gain vectors
 level_sampling      a level for each picture of a batch, or one for all
 contexts            none, checkerboard and quadtree
+specialised         agvae-small-mse trained on for all its levels, and for each of them alone
 
 Without names all are asked. Each model trains with `python train.py experiment=ablation`, its setting (that of
-conf/sweep) and the OVERRIDEs (data=folder data.root=DIR data.val_root=DIR); then the codec compresses and decompresses
-the pictures of --images at its levels and at qualities between them: bpp is 8 × the bytes of the file over pixels, PSNR
-that of the 8-bit picture. Models that are there already in --out are neither trained nor measured again, so that what
-was interrupted goes on; another budget or other OVERRIDEs need another --out. The curves go to OUT/curves.json.
+conf/sweep) and the OVERRIDEs (data=folder data.root=DIR data.val_root=DIR); those of `specialised` go on from the
+shipped model with experiment=small. Then the codec compresses and decompresses the pictures of --images at its levels
+and at qualities between them: bpp is 8 × the bytes of the file over pixels, PSNR that of the 8-bit picture. Models that
+are there already in --out are neither trained nor measured again, so that what was interrupted goes on; another budget
+or other OVERRIDEs need another --out. The curves go to OUT/curves.json.
 
 Tables, from these curves or from those of --read: BD-rates against the default with the same seed, as a mean over
 seeds and its range; PSNR against the fixed-rate models at their rates; qualities between levels against the curve
@@ -35,7 +37,11 @@ from variants import ROOT, over_seeds, parse, train
 from agvae.evaluation import Curve, bd_rate
 
 FIXED = [f"fixed_{level}" for level in range(6)]
-VARIANTS = {
+ONLY = {f"only_{level}": level for level in range(6)}
+ABLATION = ["experiment=ablation"]
+GO_ON = ["experiment=small", "init_from=agvae-small-mse", "trainer.max_steps=1000", "trainer.val_check_interval=1000"]
+GO_ON += ["optimizer.lr=3.0e-4", "scheduler.warmup_steps=50", "scheduler.decay_share=1", "ema.decay=0.99"]
+SETTINGS = {
     "default": [],
     "symmetric": ["sweep=entropy", "entropy=symmetric"],
     "two_piece": ["sweep=entropy", "entropy=two_piece"],
@@ -46,14 +52,20 @@ VARIANTS = {
     "none": ["model/context=none"],
     "quadtree": ["model/context=quadtree"],
 }
+VARIANTS = {
+    **{name: [*ABLATION, *settings] for name, settings in SETTINGS.items()},
+    "shared": GO_ON,
+    **{name: [*GO_ON, f"loss.levels=[{level}]"] for name, level in ONLY.items()},
+}
 QUESTIONS = {  # the answers, with what each is called in tables and plots; the default is among them
     "entropy": {"default": "half_mass", "symmetric": "symmetric", "two_piece": "two_piece"},
     "gain_units": {"default": "HCVR", "cvr": "CVR", **{name: name for name in FIXED}},
     "gain_vectors": {"n2": "n = 2", "n3": "n = 3", "n4": "n = 4", "default": "n = 6", "n8": "n = 8"},
     "level_sampling": {"default": "a level for each picture", "batch": "one level a batch"},
     "contexts": {"none": "none", "default": "checkerboard", "quadtree": "quadtree"},
+    "specialised": {"shared": "all levels", **{name: name for name in ONLY}},
 }
-ONE_SEED = {*FIXED, *QUESTIONS["gain_vectors"], *QUESTIONS["contexts"]} - {"default"}
+ONE_SEED = {*FIXED, *QUESTIONS["gain_vectors"], *QUESTIONS["contexts"], *QUESTIONS["specialised"]} - {"default"}
 STEPS_BETWEEN = 10  # parts, at least, that the range of quality is cut into where a curve is measured
 
 
@@ -63,14 +75,15 @@ def qualities(levels):
     return [step / parts for step in range(parts * (levels - 1) + 1)]
 
 
-def measure(codec, paths):
-    """The codec's mean rate and PSNR over the pictures, from the files and the pictures that they decode to."""
+def measure(codec, paths, at):
+    """The codec's mean rate and PSNR over the pictures, from the files and the pictures that they decode to.
+
+    `at` are the qualities."""
     from PIL import Image
 
     from agvae.images import load_rgb
     from agvae.metrics import psnr
 
-    at = qualities(codec.levels)
     results = []
     for path in paths:
         image = Image.fromarray(load_rgb(path))
@@ -85,21 +98,27 @@ def measure(codec, paths):
 def trained(run, settings):
     """Train in `run`, unless that is done."""
     if not (done := run / "trained.json").exists():
-        done.write_text(json.dumps({"processor_seconds": round(train(run, ["experiment=ablation", *settings]))}))
+        done.write_text(json.dumps({"processor_seconds": round(train(run, settings))}))
 
 
-def measured(run, paths):
-    """A model's curve over the pictures, measured unless that is done, and what its training took."""
+def measured(run, paths, only):
+    """A model's curve over the pictures, measured unless that is done, and what its training took.
+
+    `only` is the one level that it was trained for, or None."""
     from agvae.codec import Codec
 
     if not (done := run / "curve.json").exists():
-        done.write_text(json.dumps(measure(Codec.from_checkpoint(run / "checkpoints" / "last.ckpt"), paths)))
+        codec = Codec.from_checkpoint(run / "checkpoints" / "last.ckpt")
+        at = qualities(codec.levels) if only is None else [float(only)]
+        done.write_text(json.dumps(measure(codec, paths, at)))
     return json.loads((run / "trained.json").read_text()) | json.loads(done.read_text())
 
 
 def asked(questions, seeds):
     """The models that answer the questions, (variant, seed) in the order in which they are trained."""
-    variants = dict.fromkeys(variant for question in questions for variant in ("default", *QUESTIONS[question]))
+    variants = dict.fromkeys(variant for question in questions for variant in QUESTIONS[question])
+    if {*variants} & {*SETTINGS}:
+        variants = dict.fromkeys(["default", *variants])
     return [(name, seed) for name in variants for seed in range(1 if name in ONE_SEED else seeds)]
 
 
@@ -111,9 +130,9 @@ def curves_of(results):
     return curves
 
 
-def fixed_curve(curves):
-    """The points of the fixed-rate models, as one curve."""
-    points = [next(iter(curves[name].values())).results for name in FIXED]
+def fixed_curve(curves, names):
+    """The points of the models for one rate each, as one curve."""
+    points = [next(iter(curves[name].values())).results for name in names]
     return Curve("fixed-rate models", "", {key: [p[key][0] for p in points] for key in ("bpp", "psnr-rgb")})
 
 
@@ -170,20 +189,20 @@ def decibels(values, digits=2):
     return f"{text} ({min(values):+.{digits}f} to {max(values):+.{digits}f})" if len(values) > 1 else text
 
 
-def against_fixed(curves):
-    """Rows of HCVR's and CVR's PSNR minus that of fixed-rate models at equal rate.
+def against_fixed(names, gained_names, curves):
+    """Rows of gained models' PSNR minus that of models for one rate each, at equal rate.
 
-    First at each fixed-rate model's own rate, then at the lowest rate of HCVR and of CVR, where the fixed-rate models'
+    First at each fixed-rate model's own rate, then at the lowest rate of the gained ones, where the fixed-rate models'
     curve is interpolated; the last row has BD-rates against that curve."""
-    fixed = fixed_curve(curves)
-    seeds = sorted(curves["default"].keys() & curves["cvr"].keys())
-    gained = [[curves[name][seed] for seed in seeds] for name in ("default", "cvr")]
+    fixed = fixed_curve(curves, names)
+    seeds = sorted(set.intersection(*(set(curves[name]) for name in gained_names)))
+    gained = [[curves[name][seed] for seed in seeds] for name in gained_names]
 
     def compared(differences):
         within = [float(difference) for difference in differences if np.isfinite(difference)]
         return decibels(within) if within else "outside its rates"
 
-    for name, rate, own in zip(FIXED, fixed.results["bpp"], fixed.results["psnr-rgb"], strict=True):
+    for name, rate, own in zip(names, fixed.results["bpp"], fixed.results["psnr-rgb"], strict=True):
         row = (compared(psnr_at(curve, rate) - own for curve in found) for found in gained)
         yield name, f"{rate:.3f} / {own:.2f}", *row
     lowest = ([(curve.results["bpp"][0], curve.results["psnr-rgb"][0]) for curve in found] for found in gained)
@@ -203,17 +222,21 @@ def report(questions, curves):
     """Print the tables."""
     for question in questions:
         print(f"### {question}\n")
+        if question == "specialised":
+            heads = ["trained for one level", "bpp / dB", "all levels at this rate, dB"]
+            table(heads, *against_fixed(list(ONLY), ["shared"], curves))
+            continue
         columns = ["bpp / dB, lowest", "middle", "highest", "BD-rate"]
         table([question, "seeds", *columns], *against_default(QUESTIONS[question], curves))
         if question == "gain_units":
             table(
                 ["fixed-rate model", "bpp / dB", "HCVR at this rate, dB", "CVR at this rate, dB"],
-                *against_fixed(curves),
+                *against_fixed(FIXED, ["default", "cvr"], curves),
             )
         if question == "gain_vectors":
             heads = ["mean, dB", "lowest", "highest"]
             table(["between levels", *heads], *vectors(QUESTIONS[question], curves))
-    if others := range_over_seeds(curves):
+    if others := range_over_seeds(curves) if "default" in curves else []:
         print(f"The default's other seeds against its first: {over_seeds(others)}.")
 
 
@@ -229,6 +252,7 @@ def plots(questions, curves, folder):
     from matplotlib.ticker import LogLocator, NullLocator
 
     folder.mkdir(parents=True, exist_ok=True)
+    questions = [question for question in questions if "default" in QUESTIONS[question]]
 
     def dress(axes, title, label):
         axes.set_title(title, loc="left", fontsize=11)
@@ -247,7 +271,7 @@ def plots(questions, curves, folder):
         for name in ("default", "cvr"):
             results = curves[name][0].results
             axes.plot(results["bpp"], results["psnr-rgb"], label=QUESTIONS["gain_units"][name] + ", one model")
-        fixed = fixed_curve(curves).results
+        fixed = fixed_curve(curves, FIXED).results
         axes.plot(fixed["bpp"], fixed["psnr-rgb"], "k.--", linewidth=1, markersize=9, label="fixed-rate, a model each")
         dress(axes, "One model against its fixed-rate models, seed 0", "PSNR, RGB (dB)")
         figure.savefig(folder / "rd.png")
@@ -296,11 +320,11 @@ def main():
         folder, models = arguments.out.resolve(), asked(questions, arguments.seeds)
         for at, (variant, seed) in enumerate(models, 1):
             print(f"training {variant}, seed {seed}: {at} of {len(models)}", file=sys.stderr, flush=True)
-            trained(folder / f"{variant}-{seed}", [*overrides, *VARIANTS[variant], f"seed={seed}"])
+            trained(folder / f"{variant}-{seed}", [*VARIANTS[variant], *overrides, f"seed={seed}"])
         results = {}
         for at, (variant, seed) in enumerate(models, 1):
             print(f"measuring {variant}, seed {seed}: {at} of {len(models)}", file=sys.stderr, flush=True)
-            found = rounded(measured(folder / f"{variant}-{seed}", paths))
+            found = rounded(measured(folder / f"{variant}-{seed}", paths, ONLY.get(variant)))
             results[variant, seed] = {"variant": variant, "seed": seed, **found}
         lines = ",\n".join(json.dumps(one) for one in results.values())
         (folder / "curves.json").write_text(f"[\n{lines}\n]\n")
