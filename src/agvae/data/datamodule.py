@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,6 +145,7 @@ class ImageDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_trainer if workers else None,
             pin_memory=cuda_is_available() and not on_device,
             # forked workers share the decoded images; newer Pythons would start others and copy them
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
@@ -231,6 +233,12 @@ class _ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, str]) -> None:
         if state["images"] != self.dataset.fingerprint:
             _say("the training images are not those of the checkpoint: the run goes on, with other samples")
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C, torchrun and SLURM signal all processes of a run, whose last step may still need this worker's batch."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @rank_zero_only
