@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.cuda import is_available as cuda_is_available
 from torch.utils.data import DataLoader, DistributedSampler
@@ -202,6 +203,8 @@ class ImageDataModule(LightningDataModule):
             return 0  # cutting patches out of memory takes less than handing them between processes
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         processes = self.trainer.num_devices if self.trainer is not None else 1
+        if SLURMEnvironment.detect() and "SLURM_CPUS_PER_TASK" in os.environ:  # a task for each process
+            cores, processes = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"])), 1
         return max(1, min(8, cores // processes - 1))
 
     def _where(self) -> str:
