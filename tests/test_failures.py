@@ -1,5 +1,6 @@
 """What a run survives: a process killed at any moment, full disks, losses that are not finite, loggers that fail."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -272,6 +273,20 @@ def test_a_disk_that_has_room_again_ends_well(uninterrupted, tmp_path, inject, d
     assert_same_state(load(tmp_path), uninterrupted)
 
 
+def test_a_run_that_resumes_on_a_full_disk_says_so_and_loses_nothing(tmp_path, monkeypatch):
+    train(configure(tmp_path, "trainer.max_steps=1"))
+    before = (tmp_path / "config.yaml").read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"cannot be written.*No space left.*config\.yaml"):
+        train(configure(tmp_path, "trainer.max_steps=2", "ckpt_path=last"))
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    assert load(tmp_path)["global_step"] == 1
+
+
 # --- not finite
 
 
@@ -326,6 +341,7 @@ def test_too_many_in_a_row_end_the_run_with_the_files_and_the_last_good_weights(
     assert "\n" not in str(error.value)
     saved = load(tmp_path)
     assert saved["global_step"] == 6
+    assert saved["callbacks"]["SkippedSteps"] == {"total": 4, "row": 0}
     assert_equal(saved["state_dict"], {k: v for k, v in weights.after[3].items() if k in saved["state_dict"]})
 
 
