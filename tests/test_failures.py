@@ -192,6 +192,14 @@ def test_a_run_that_ends_in_or_after_a_validation_resumes_with_its_outcome(tmp_p
     assert_the_same()
 
 
+def test_sigterm_before_the_first_step_ends_the_run_after_it(tmp_path, inject):
+    inject(AtBatch("on_sanity_check_start", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Interrupted) as stopped:
+        train(configure(tmp_path, "trainer.num_sanity_val_steps=1"))
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert load(tmp_path)["global_step"] == 1
+
+
 @pytest.mark.slow
 def test_sigterm_while_gradients_are_accumulated_waits_for_the_step(tmp_path, inject):
     options = ["trainer.max_steps=4", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3"]

@@ -121,6 +121,8 @@ class LastCheckpoint(Checkpoint):
         self.saved_step = trainer.global_step
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._note_signal)
+        if trainer.received_sigterm:  # in the sanity check; Lightning would leave with status 0
+            self.signal, trainer._signal_connector.received_sigterm = signal.SIGTERM, False
         if self.validation_due:  # Lightning would go on with the next step
             loop = trainer.fit_loop.epoch_loop.val_loop
             loop.restarting, trainer.validating = False, True
