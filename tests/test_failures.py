@@ -1,11 +1,15 @@
 """What a run survives: a process killed at any moment, full disks, losses that are not finite, loggers that fail."""
 
+import errno
 import logging
+import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +144,88 @@ def test_sigterm_saves_exits_with_143_and_resumes_bit_for_bit(uninterrupted, tmp
     assert_same_state(load(tmp_path), uninterrupted)
 
 
+class AtBatch(Callback):
+    """Calls a function in the given hook after so many calls of it."""
+
+    def __init__(self, hook, count, function):
+        self.left, self.function = count, function
+        setattr(self, hook, self._count)
+
+    def _count(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            self.function()
+
+
+def test_a_run_that_ends_in_or_after_a_validation_resumes_with_its_outcome(tmp_path, inject):
+    options = [
+        *RUN,
+        "scheduler=plateau",
+        "scheduler.patience=0",
+        "callbacks.last.every_n_steps=1000",
+        "trainer.limit_val_batches=1",
+    ]
+    whole, cut, later = tmp_path / "whole", tmp_path / "cut", tmp_path / "later"
+    train(configure(whole, *options))
+
+    def best(run_dir):
+        (state,) = (s for name, s in load(run_dir)["callbacks"].items() if name.startswith("ModelCheckpoint"))
+        return state["best_model_score"]
+
+    def assert_the_same():
+        assert_same_state(load(cut), load(whole))
+        assert best(cut) == best(whole)
+        assert (cut / "rd.csv").read_text() == (whole / "rd.csv").read_text()
+
+    inject(AtBatch("on_validation_batch_end", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Interrupted):
+        train(configure(cut, *options))
+    assert not (cut / "rd.csv").exists()
+    inject(AtBatch("on_train_batch_end", 2, lambda: shutil.copytree(cut, later)))  # what a kill -9 would leave
+    train(configure(cut, *options, "ckpt_path=last"))
+    assert_the_same()
+
+    shutil.rmtree(cut)
+    later.rename(cut)
+    assert load(cut)["global_step"] == 4
+    train(configure(cut, *options, "ckpt_path=last"))
+    assert_the_same()
+
+
+def test_sigterm_before_the_first_step_ends_the_run_after_it(tmp_path, inject):
+    inject(AtBatch("on_sanity_check_start", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Interrupted) as stopped:
+        train(configure(tmp_path, "trainer.num_sanity_val_steps=1"))
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert load(tmp_path)["global_step"] == 1
+
+
+@pytest.mark.slow
+def test_sigterm_while_gradients_are_accumulated_waits_for_the_step(tmp_path, inject):
+    options = ["trainer.max_steps=4", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(configure(whole, *options))
+    inject(AtBatch("on_train_batch_end", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Interrupted):
+        train(configure(cut, *options))
+    assert load(cut)["global_step"] == 2
+    inject()
+    train(configure(cut, *options, "ckpt_path=last"))
+    assert_equal(load(cut)["state_dict"], load(whole)["state_dict"])
+
+
+def test_signals_to_all_processes_of_a_run_leave_the_loaders_workers_at_work(tmp_path, inject):
+    def signal_workers():
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+            os.kill(worker.pid, signal.SIGINT)
+        time.sleep(0.5)  # the death of one would be an error in here
+
+    inject(At(2, signal_workers))
+    trainer = train(configure(tmp_path, "trainer.max_steps=5", "data.cache=none", "data.num_workers=1"))
+    assert trainer.global_step == 5
+
+
 # --- a full disk
 
 
@@ -193,6 +279,20 @@ def test_a_disk_that_has_room_again_ends_well(uninterrupted, tmp_path, inject, d
     train(configure(tmp_path, *RUN))
     assert "step 5 was not saved" in caplog.text
     assert_same_state(load(tmp_path), uninterrupted)
+
+
+def test_a_run_that_resumes_on_a_full_disk_says_so_and_loses_nothing(tmp_path, monkeypatch):
+    train(configure(tmp_path, "trainer.max_steps=1"))
+    before = (tmp_path / "config.yaml").read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"cannot be written.*No space left.*config\.yaml"):
+        train(configure(tmp_path, "trainer.max_steps=2", "ckpt_path=last"))
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    assert load(tmp_path)["global_step"] == 1
 
 
 # --- not finite
@@ -249,6 +349,7 @@ def test_too_many_in_a_row_end_the_run_with_the_files_and_the_last_good_weights(
     assert "\n" not in str(error.value)
     saved = load(tmp_path)
     assert saved["global_step"] == 6
+    assert saved["callbacks"]["SkippedSteps"] == {"total": 4, "row": 0}
     assert_equal(saved["state_dict"], {k: v for k, v in weights.after[3].items() if k in saved["state_dict"]})
 
 
@@ -303,6 +404,34 @@ def test_all_ranks_skip_a_step_that_one_of_them_spoils(tmp_path):
     assert skipped == also_skipped == 2
     assert_equal(weights, same)
     assert all(value.isfinite().all() for value in weights.values())
+
+
+LATE_ON_RANK_ZERO = """
+import time
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class Spoil(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        module.distortion = lambda x_hat, x: (x_hat - x).square().mean((1, 2, 3)) * torch.nan
+
+    def on_exception(self, trainer, module, exception):
+        time.sleep(8 if trainer.is_global_zero else 0)
+"""
+
+
+@pytest.mark.slow
+def test_rank_zero_has_the_time_to_save_and_say_why_all_ranks_stop(tmp_path):
+    (tmp_path / "spoil.py").write_text(LATE_ON_RANK_ZERO)
+    options = ["trainer.devices=2", "trainer.max_steps=9", f"run_dir={tmp_path}", "callbacks.skipped_steps.in_a_row=2"]
+    spoil = "+callbacks.spoil._target_=spoil.Spoil"
+    command = [sys.executable, str(ROOT / "train.py"), *TINY_RUN[:-1], *options, spoil]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: 2 steps in a row, up to step 2" in done.stderr
+    assert load(tmp_path)["global_step"] == 2
 
 
 # --- loggers

@@ -258,6 +258,19 @@ def test_tasks_of_a_slurm_step_share_a_directory_named_for_it(monkeypatch, tmp_p
     assert agreed_directory("outputs/train/now") == "outputs/train/now"
 
 
+def test_a_task_of_slurm_uses_its_cores_and_does_not_share_them_among_the_tasks_of_the_node(shards, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6), raising=False)
+    module = module_of(shards, num_workers=None)
+    module.setup()
+    module.trainer = SimpleNamespace(num_devices=8)
+    assert module._workers() == 1
+    for name, value in {"NTASKS": "16", "JOB_NAME": "train", "CPUS_PER_TASK": "6"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert module._workers() == 5
+
+
 def metrics(run_dir: Path) -> list[dict[str, float]]:
     (file,) = run_dir.glob("csv/*/metrics.csv")
     with file.open() as rows:
@@ -499,12 +512,17 @@ def test_the_slurm_job_is_requeued_when_its_time_is_up_and_goes_on_in_its_direct
     for name, script in (("srun", SRUN), ("scontrol", '#!/bin/sh\necho "$@" >> requeued\n')):
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "42",
+        "SLURM_CPUS_PER_TASK": "12",
+    }
     command = ["bash", str(ROOT / "examples" / "slurm.sbatch"), "data=shards", "data.root=a b"]
     ended = [subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode for _ in range(2)]
     assert ended == [143, 0]
     assert (tmp_path / "requeued").read_text() == "requeue 42\n"
     first, second = (tmp_path / "calls").read_text().splitlines()
+    assert first.startswith("--cpus-per-task=12 ")
     run = "python train.py trainer=slurm hydra.run.dir=outputs/train/slurm-42 data=shards data.root=a b"
     assert first.endswith(run)
     assert second.endswith(f"{run} ckpt_path=outputs/train/slurm-42/checkpoints/last.ckpt")

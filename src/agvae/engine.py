@@ -149,7 +149,7 @@ def train(cfg: DictConfig) -> Any:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agvae.data import ImageDataModule
-    from agvae.files import remove_asides
+    from agvae.files import remove_asides, write_atomically
     from agvae.training import acceleration, launch, runs
     from agvae.training.callbacks import EMA, Compile
     from agvae.training.checkpoints import AtomicCheckpointIO
@@ -214,7 +214,10 @@ def train(cfg: DictConfig) -> Any:
         acceleration.keep_freed_memory()
     record = {**config, "environment": environment()}
     if trainer.is_global_zero:
-        OmegaConf.save(record, run_dir / runs.CONFIG)
+        try:
+            write_atomically(run_dir / runs.CONFIG, OmegaConf.to_yaml(record).encode())
+        except OSError as error:
+            raise DataError(f"the run cannot be written: {error}; free some space, or set hydra.run.dir") from error
     for logger in trainer.loggers:
         logger.log_hyperparams(record)
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.cuda import is_available as cuda_is_available
 from torch.utils.data import DataLoader, DistributedSampler
@@ -144,6 +146,7 @@ class ImageDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_trainer if workers else None,
             pin_memory=cuda_is_available() and not on_device,
             # forked workers share the decoded images; newer Pythons would start others and copy them
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
@@ -200,6 +203,8 @@ class ImageDataModule(LightningDataModule):
             return 0  # cutting patches out of memory takes less than handing them between processes
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         processes = self.trainer.num_devices if self.trainer is not None else 1
+        if SLURMEnvironment.detect() and "SLURM_CPUS_PER_TASK" in os.environ:  # a task for each process
+            cores, processes = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"])), 1
         return max(1, min(8, cores // processes - 1))
 
     def _where(self) -> str:
@@ -231,6 +236,12 @@ class _ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, str]) -> None:
         if state["images"] != self.dataset.fingerprint:
             _say("the training images are not those of the checkpoint: the run goes on, with other samples")
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C, torchrun and SLURM signal all processes of a run, whose last step may still need this worker's batch."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @rank_zero_only

@@ -94,36 +94,63 @@ class Interrupted(SystemExit):
 class LastCheckpoint(Checkpoint):
     """Keeps `path` a checkpoint of the last step, however training ends, and of every `every_n_steps` before.
 
-    Ctrl-C (or SIGTERM) lets the step under way finish, saves, and leaves with `Interrupted`; a second Ctrl-C leaves
-    at once. Where the disk is full, training goes on and the checkpoint before stays; if the last one of all cannot be
-    written either, DataError says so at the end.
+    It is written before and after each validation, too: after, so that what depends on it (the best one so far, a
+    plateau's schedule) is resumed; before, so that a run which ends while it validates does so again when resumed.
+    Ctrl-C (or SIGTERM) lets the step under way, or the picture that is validated on, finish, saves, and leaves with
+    `Interrupted`; a second Ctrl-C leaves at once. Where the disk is full, training goes on and the checkpoint before
+    stays; if the last one of all cannot be written either, DataError says so at the end.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int):
         self.path = Path(path)
         self.every_n_steps = every_n_steps
         self.saved_step = 0
+        self.validation_due = False
         self.training = False
         self.signal: int | None = None
         self.handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, bool]:
+        return {"validation_due": self.validation_due}
+
+    def load_state_dict(self, state: dict[str, bool]) -> None:
+        self.validation_due = state["validation_due"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.training = True
         self.saved_step = trainer.global_step
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._note_signal)
+        if trainer.received_sigterm:  # in the sanity check; Lightning would leave with status 0
+            self.signal, trainer._signal_connector.received_sigterm = signal.SIGTERM, False
+        if self.validation_due:  # Lightning would go on with the next step
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting, trainer.validating = False, True
+            loop.run()
+            trainer.training = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        stopped = self.signal is not None
-        if trainer.world_size > 1:  # all ranks leave after the same step, whichever was told
-            stopped = trainer.strategy.reduce_boolean_decision(stopped, all=False)
+        if trainer.fit_loop._should_accumulate():
+            return  # a checkpoint does not hold gradients
+        self.validation_due = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        step, stopped = trainer.global_step, self._stopped(trainer)
         # Saved here rather than at the end of training, the position in the epoch is still that of the step.
-        if stopped or trainer.should_stop or step == trainer.max_steps or step % self.every_n_steps == 0:
+        due = self.validation_due or step == trainer.max_steps or step % self.every_n_steps == 0
+        if stopped or trainer.should_stop or due:
             self._save(trainer)
         if stopped:
-            trainer.strategy.barrier()  # the launcher kills rank zero, writing or not, once another rank has failed
-            raise Interrupted(128 + (self.signal or signal.SIGINT) if trainer.is_global_zero else 0)
+            self._leave(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.training and not trainer.fit_loop._should_accumulate() and self._stopped(trainer):
+            self._leave(trainer)  # saved it is
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validation_due = self.validation_due and not self.training
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.training and not trainer.fit_loop._should_accumulate():
+            self._save(trainer, again=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
@@ -148,8 +175,17 @@ class LastCheckpoint(Checkpoint):
             raise KeyboardInterrupt
         self.signal = number
 
-    def _save(self, trainer: Trainer) -> None:
-        if self.saved_step == trainer.global_step:
+    def _stopped(self, trainer: Trainer) -> bool:
+        """Whether a signal has come, on whichever rank: all leave at the same place."""
+        stopped = self.signal is not None
+        return trainer.strategy.reduce_boolean_decision(stopped, all=False) if trainer.world_size > 1 else stopped
+
+    def _leave(self, trainer: Trainer) -> None:
+        trainer.strategy.barrier()  # the launcher kills rank zero, writing or not, once another rank has failed
+        raise Interrupted(128 + (self.signal or signal.SIGINT) if trainer.is_global_zero else 0)
+
+    def _save(self, trainer: Trainer, again: bool = False) -> None:
+        if self.saved_step == trainer.global_step and not again:
             return
         self.saved_step = trainer.global_step
         # Trainer.save_checkpoint without its barrier, at which a rank that fails alone would wait for ever.
@@ -224,14 +260,15 @@ class SkippedSteps(Callback):
         log.warning("step %d skipped: a loss or gradient is not finite (%s)", asked.step, files)
         if self.row < self.in_a_row:
             return
+        row, self.row = self.row, 0  # a run that goes on from here counts anew
         if trainer.world_size > 1:
             of_ranks: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(of_ranks, files)
             files = ", ".join(of_ranks)
             if not trainer.is_global_zero:
-                raise SystemExit(1)
+                raise SystemExit(0)  # at a failure the launcher would kill rank zero before it has saved and said why
         raise DivergenceError(
-            f"{self.row} steps in a row, up to step {asked.step}, had a loss or gradient that is not finite; "
+            f"{row} steps in a row, up to step {asked.step}, had a loss or gradient that is not finite; "
             f"files of the last: {files}; last.ckpt has the weights of the last good step: go on with ckpt_path=last "
             "and a lower optimizer.lr, or leave these files out"
         )

@@ -17,6 +17,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from agvae.files import write_atomically
+
 log = logging.getLogger(__name__)
 
 FINISH_TIMEOUT = 600
@@ -103,10 +105,11 @@ def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
         log.warning("W&B does not answer at %s: this run is logged offline", _address())
         mode = "offline"
     id_file = Path(run_dir) / "wandb_id.txt"
-    given = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-    run_id = id_file.read_text().strip() if id_file.exists() else given
-    if rank_zero_only.rank == 0:
-        id_file.write_text(run_id + "\n")
+    run_id = id_file.read_text().strip() if id_file.exists() else ""
+    if not run_id:
+        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        if rank_zero_only.rank == 0:
+            write_atomically(id_file, f"{run_id}\n".encode())
     settings = wandb.Settings(console="off", quiet=True, finish_timeout=FINISH_TIMEOUT)
     return ForgivingWandbLogger(save_dir=run_dir, id=run_id, mode=mode, settings=settings, **options)
 
