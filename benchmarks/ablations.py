@@ -39,7 +39,7 @@ from agvae.evaluation import Curve, bd_rate
 FIXED = [f"fixed_{level}" for level in range(6)]
 ONLY = {f"only_{level}": level for level in range(6)}
 ABLATION = ["experiment=ablation"]
-GO_ON = ["experiment=small", "init_from=agvae-small-mse", "trainer.max_steps=1000", "trainer.val_check_interval=1000"]
+GO_ON = ["experiment=small", "init_from=agvae-small-mse", "trainer.max_steps=600", "trainer.val_check_interval=600"]
 GO_ON += ["optimizer.lr=3.0e-4", "scheduler.warmup_steps=50", "scheduler.decay_share=1", "ema.decay=0.99"]
 SETTINGS = {
     "default": [],

@@ -435,6 +435,12 @@ def test_resuming_with_another_model_or_nothing_to_do_is_refused(uninterrupted):
         train(configure(uninterrupted, last, "trainer.max_steps=8"))
 
 
+def test_the_quantiser_may_change_on_the_way(uninterrupted, tmp_path):
+    last = f"ckpt_path={uninterrupted}/checkpoints/last.ckpt"
+    train(configure(tmp_path, last, "trainer.max_steps=9", "model/quantizer=mixed"))
+    assert load(tmp_path)["hyper_parameters"]["model"]["quantizer"] == {"name": "mixed"}
+
+
 def test_a_run_starts_from_the_weights_of_another(uninterrupted, tmp_path):
     last = uninterrupted / "checkpoints/last.ckpt"
     exported = tmp_path / "model.safetensors"

@@ -273,8 +273,7 @@ def _initialise(model: Any, name_or_path: str) -> None:
         found = read(name_or_path)
     except model_file.ModelError as error:
         raise ConfigError(f"init_from={name_or_path}: {error}") from error
-    # How it was quantised in training is no part of the weights.
-    if different := [d for d in runs.differences(found.config, model.config) if not d.startswith("model.quantizer")]:
+    if different := runs.differences(found.config, model.config):
         raise ConfigError(f"init_from={name_or_path} is another model: it has {' '.join(different)}")
     model.load_state_dict(found.weights)
 

@@ -116,9 +116,12 @@ def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Where two model configurations differ, as the overrides that would make `wanted` what was found."""
+    """Where two model configurations differ, as the overrides that would make `wanted` what was found.
+
+    But for the quantiser of training: it has no weights, and may change on the way."""
     found, wanted = _flat(found), _flat(wanted)
-    return [f"model.{key}={found.get(key)}" for key in found | wanted if found.get(key) != wanted.get(key)]
+    keys = [key for key in found | wanted if not key.startswith("quantizer.")]
+    return [f"model.{key}={found.get(key)}" for key in keys if found.get(key) != wanted.get(key)]
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
