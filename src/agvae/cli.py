@@ -378,7 +378,7 @@ def _run(jobs: list[Job], work: Callable[[Job, _Progress], _Result]) -> int:
         for job in jobs:
             progress.begin(job)
             try:
-                _check_folder(job)
+                _check_folders(job)
                 result = work(job, progress)
                 _write(job.output, result.data)
             except (ConfigError, DataError):
@@ -405,7 +405,9 @@ def _report(job: Job, result: _Result) -> None:
         _print(words)
 
 
-def _check_folder(job: Job) -> None:
+def _check_folders(job: Job) -> None:
+    if os.path.isdir(job.input):
+        raise ValueError(f"is a folder; name the files in it, as in {os.path.join(job.input, '*')}")
     folder = os.path.dirname(job.output)
     if folder and not os.path.isdir(folder):
         raise ValueError(f"there is no folder {folder} to write to")
@@ -491,7 +493,8 @@ def _decompress(options: argparse.Namespace) -> int:
     try:
         format_of(suffix)
     except ImageError as error:
-        raise ConfigError(f"{jobs[0].target}: {error}") from None
+        folder = "" if Path(jobs[0].target).suffix else f"; a folder must be there or end in {os.sep}"
+        raise ConfigError(f"{jobs[0].target}: {error}{folder}") from None
     codec_of = functools.cache(functools.partial(_load, device=options.device))
     model_of = functools.cache(_model_of)
 
@@ -603,7 +606,7 @@ def _shard(options: argparse.Namespace) -> None:
 
 def _report_runs(options: argparse.Namespace) -> None:
     job = Job("", options.output)
-    _check_folder(job)
+    _check_folders(job)
     from agvae.reporting.compare import compare
     from agvae.reporting.html import render
     from agvae.reporting.runs import read_runs
