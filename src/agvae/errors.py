@@ -46,6 +46,16 @@ def run_hydra(main: Callable[[], Any]) -> None:
         sys.exit(1)
 
 
+def numbers(key: str, value: Any) -> list[float]:
+    """The numbers of a configuration's `key`; one on its own, as in qualities=0.5, is a list of one.
+
+    Raises ConfigError for anything else."""
+    try:
+        return [float(number) for number in ([value] if isinstance(value, str | int | float) else value)]
+    except (TypeError, ValueError):
+        raise ConfigError(f"{key}={value} is not a list of numbers such as [0.5,1]") from None
+
+
 def parsed(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], words: str) -> Any:
     """A command-line argument as a value. Raises ArgumentTypeError, "… is not `words`", unless it is good."""
     try:
