@@ -33,7 +33,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         curve = stand_ins[name]
         instead = "it is left out" if curve is None else f"its published curve on Kodak, {curve.name}, stands in"
         log.warning("%s; %s", reason, instead)
-    model = evaluation.ModelCodec(_load_codec(cfg), _qualities(cfg))
+    codec = _load_codec(cfg)
+    if cfg.name is not None:
+        codec.name = str(cfg.name)
+    model = evaluation.ModelCodec(codec, _qualities(cfg))
 
     measured = evaluation.evaluate_codecs([model, *others], paths)
     if not measured.rows:
