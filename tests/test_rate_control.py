@@ -10,6 +10,7 @@ from conftest import lively_model
 from agvae.codec import Codec, model_file, trials
 from agvae.codec.rate_control import METRIC_SLACK, RATE_SLACK, TargetError, Trial, largest_within, smallest_reaching
 from agvae.entropy.coder import Encoder, savings_y
+from agvae.metrics import psnr
 from agvae.models.context import CONTEXTS
 
 LAST = 5 * 1024
@@ -177,6 +178,14 @@ def test_files_meet_their_size_and_decode(tiny_config, photo, context, side):
         codec.compress(latent, bytes=2 * largest)
     with pytest.raises(TargetError, match=rf"^50\.0000 bpp is .* {8 * smallest / side**2:.4f} bpp to"):
         codec.compress(latent, bpp=50)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_metric_is_that_of_the_picture_that_comes_back(photo, mode):
+    codec, image = Codec.load("agvae-small-mse"), photo.crop((160, 60, 288, 188)).convert(mode)
+    decoded = codec.decompress(codec.compress(image, psnr=29))
+    assert decoded.mode == mode
+    assert 29 <= psnr(image.convert("RGB"), decoded.convert("RGB")) <= 29 + METRIC_SLACK["psnr"]
 
 
 def test_a_fixed_rate_model_takes_its_own_size_for_a_target(tiny_config, photo):

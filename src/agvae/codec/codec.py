@@ -170,6 +170,8 @@ class Codec:
         def trial(fixed: int) -> tuple[bytes, float]:
             coding = self._encode(latent, header, fixed)
             decoded = self._synthesize(coding.y_hat, fixed, header.width, header.height)
+            if header.grey:
+                decoded = np.asarray(Picture(decoded, grey=True).to_pil().convert("RGB"))
             return coding.pack(), measure(latent.picture.pixels, decoded)
 
         return rate_control.smallest_reaching(trial, target, last, name)
