@@ -507,3 +507,10 @@ def test_info_says_what_is_inside(folder, capsys):
     assert "width         201" in out
     assert f"model         {header.fingerprint.hex()}" in out
     assert "grey          no" in out
+
+
+def test_info_takes_many_files_and_one_bad_does_not_stop_the_others(folder, capsys):
+    status, out, err = agvae(capsys, "info", "photo.agv", "photo.png", "--json", "photo.agv")
+    assert (status, err) == (1, "agvae: photo.png: this is not an AGV file\n")
+    assert [json.loads(line)["file"] for line in out.splitlines()] == ["photo.agv"] * 2
+    assert agvae(capsys, "info", "photo.agv", "photo.agv")[1].count("file          photo.agv") == 2

@@ -156,9 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
 
-    info = add("info", "show what an .agv file is", None, "photo.agv", "photo.agv --json")
-    info.add_argument("input", metavar="IN.agv", help="- is standard input")
-    info.add_argument("--json", action="store_true", help="as one JSON object")
+    info = add("info", "show what .agv files are", "IN.agv...", "photo.agv", "small/*.agv --json")
+    info.add_argument("paths", nargs="+", metavar="IN.agv", help="- is standard input")
+    info.add_argument("--json", action="store_true", help="as a JSON object for each file, a line each")
     info.set_defaults(command=_info)
 
     models = commands.add_parser("models", help="list the models that come with agvae")
@@ -537,8 +537,26 @@ def _model_of(fingerprint: bytes) -> str:
     )
 
 
-def _info(options: argparse.Namespace) -> None:
-    job = Job(options.input, "")
+def _info(options: argparse.Namespace) -> int:
+    status, shown = 0, 0
+    for path in options.paths:
+        try:
+            facts = _facts(Job(path, ""))
+        except (ValueError, OSError) as error:
+            status = _fail(error, 1)
+            continue
+        if options.json:
+            _print(json.dumps(facts))
+        else:
+            facts["grey"] = "yes" if facts["grey"] else "no"
+            lines = [f"{name.replace('_', ' '):13} {value}" for name, value in facts.items()]
+            _print("\n".join([""] * (shown > 0) + lines))
+        shown += 1
+    return status
+
+
+def _facts(job: Job) -> dict[str, str | int | float]:
+    """What the header of the file `job.input` says. Raises ValueError, which names the file, or OSError."""
     try:
         data = _read(job.input)
         from agvae.codec.bitstream import unpack
@@ -546,8 +564,9 @@ def _info(options: argparse.Namespace) -> None:
 
         header, stream = unpack(data)
     except ValueError as error:
-        raise DataError(f"{job.source}: {error}") from error
-    facts = {
+        raise ValueError(f"{job.source}: {error}") from error
+    return {
+        "file": job.input,
         "width": header.width,
         "height": header.height,
         "grey": header.grey,
@@ -560,11 +579,6 @@ def _info(options: argparse.Namespace) -> None:
         "bpp": 8 * len(data) / (header.width * header.height),
         "model": header.fingerprint.hex(),
     }
-    if options.json:
-        _print(json.dumps(facts))
-    else:
-        words = {name: {True: "yes", False: "no"}[value] if name == "grey" else value for name, value in facts.items()}
-        _print("\n".join(f"{name.replace('_', ' '):13} {value}" for name, value in words.items()))
 
 
 def _models(options: argparse.Namespace) -> None:
