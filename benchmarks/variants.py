@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agvae.errors import with_home
 from agvae.evaluation import BDRate
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
     """The command's own arguments, and the OVERRIDEs for train.py after a `--`."""
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
-    return parser.parse_args(words[:at]), words[at + 1 :]
+    return parser.parse_args(words[:at]), [with_home(word) for word in words[at + 1 :]]
 
 
 def train(run_dir: Path, settings: Sequence[str]) -> float:

@@ -54,7 +54,7 @@ def agvae(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def command(*arguments) -> list[str]:
-    return [sys.executable, "-m", "agvae.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "agvae", *map(str, arguments)]
 
 
 def metadata(photo: Image.Image) -> dict:
@@ -116,13 +116,13 @@ def test_a_rate_target_is_met(folder, capsys):
     [
         (("compress", "nowhere.png", "a.agv", *MODEL), 1, "nowhere.png: no such file"),
         (("compress", "model.safetensors", "a.agv", *MODEL), 1, "not an image"),
-        (("compress", ".", "a.agv", *MODEL), 1, "Is a directory"),
+        (("compress", ".", "a.agv", *MODEL), 1, ".: is a folder; name the files in it"),
         (("compress", "photo.png", "no/a.agv", *MODEL), 1, "no folder no"),
         (("compress", "photo.png", "a.agv", "--model", "photo.png"), 1, "not a model file"),
         (("compress", "photo.png", "a.agv", "--model", "nothing"), 1, "neither a file nor a model"),
         (("compress", "photo.png", "a.agv", *MODEL, "--quality", "7"), 2, "range 0 to 2"),
         (("compress", "photo.png", "a.agv", *MODEL, "--bytes", "50"), 1, "photo.png: 50 bytes is out of range"),
-        (("compress", "photo.png", "a.agv", *MODEL, "--bpp", "1e6"), 1, "out of range"),
+        (("compress", "photo.png", "a.agv", *MODEL, "--bpp", "1e6"), 1, "photo.png: 1000000.0000 bpp is out of range"),
         (("compress", "photo.png", "a.agv", *MODEL, "--psnr", "99"), 1, "range"),
         (("compress", "photo.png", "a.agv", *MODEL, "--ms-ssim", "0.5"), 1, "201×99"),
         (("compress", "photo.png", "a.agv", *MODEL, "--max-pixels", "19898"), 1, "over 19898 pixels"),
@@ -138,7 +138,7 @@ def test_a_rate_target_is_met(folder, capsys):
         (("compress", "photo.png", "photo.tiff", ".", *MODEL), 2, "would both become"),
         (("decompress", "photo.png", "b.png", *MODEL), 1, "photo.png: this is not an AGV file"),
         (("decompress", "photo.agv", "b.xyz", *MODEL), 2, ".xyz"),
-        (("decompress", "photo.agv", "b", *MODEL), 2, "none"),
+        (("decompress", "photo.agv", "b", *MODEL), 2, "a folder must be there or end in /"),
         (("decompress", "photo.agv", ".", "--format", "xyz", *MODEL), 2, ".xyz"),
         (("decompress", "photo.agv", "b.png", "--format", "jpg", *MODEL), 2, "--format"),
         (("decompress", "photo.agv", "photo.agv", *MODEL), 2, "overwritten"),
@@ -147,6 +147,7 @@ def test_a_rate_target_is_met(folder, capsys):
         (("decompress", "photo.agv", "b.png"), 1, "--model"),
         (("decompress", "photo.agv", "b.png", "--model", "photo.png"), 1, "not a model file"),
         (("decompress", "photo.agv", "no/b.png", *MODEL), 1, "no folder no"),
+        (("decompress", ".", "b.png", *MODEL), 1, ".: is a folder"),
         (("info", "photo.png"), 1, "photo.png: this is not an AGV file"),
         (("info", "nowhere.agv"), 1, "nowhere.agv: No such file"),
         (("export", "photo.png", "b.safetensors"), 1, "photo.png"),
@@ -506,3 +507,10 @@ def test_info_says_what_is_inside(folder, capsys):
     assert "width         201" in out
     assert f"model         {header.fingerprint.hex()}" in out
     assert "grey          no" in out
+
+
+def test_info_takes_many_files_and_one_bad_does_not_stop_the_others(folder, capsys):
+    status, out, err = agvae(capsys, "info", "photo.agv", "photo.png", "--json", "photo.agv")
+    assert (status, err) == (1, "agvae: photo.png: this is not an AGV file\n")
+    assert [json.loads(line)["file"] for line in out.splitlines()] == ["photo.agv"] * 2
+    assert agvae(capsys, "info", "photo.agv", "photo.agv")[1].count("file          photo.agv") == 2

@@ -225,6 +225,13 @@ def test_files_that_are_no_models_are_refused(tmp_path):
             model_file.load(path)
         with pytest.raises(ModelError, match="not a training checkpoint"):
             model_file.from_checkpoint(path)
+    checkpoint = tmp_path / "x.ckpt"
+    for config in ("resnet50", {"name": "resnet50"}, {}):
+        torch.save({"hyper_parameters": {"model": config}, "state_dict": {}, "global_step": 1}, checkpoint)
+        with pytest.raises(ModelError, match="not a training checkpoint"):
+            model_file.from_checkpoint(checkpoint)
+    with pytest.raises(ModelError, match="agvae export"):
+        model_file.load(checkpoint)
     for read in (model_file.load, model_file.from_checkpoint):
         with pytest.raises(ModelError, match=r"nowhere"):
             read(tmp_path / "nowhere.safetensors")

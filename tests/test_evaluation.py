@@ -282,6 +282,11 @@ def test_evaluate_writes_the_contract(configure, fake_model, tmp_path, capsys):
     assert str(run) in printed
 
 
+def test_a_model_has_the_name_it_is_given(configure, fake_model, tmp_path):
+    assert engine.evaluate(configure("codecs=[]", "name=Run 7", "qualities=1"))["model"] == "Run 7"
+    assert [path.name for path in tmp_path.glob("run/results/*/*.json")] == ["run-7.json"]
+
+
 def test_on_kodak_the_published_curves_are_anchors(configure, fake_model):
     rates = engine.evaluate(configure("codecs=[jpeg]", "data.name=kodak"))["bd_rate"]
     assert set(rates) == {"jpeg", "jpeg-published"} | set(PUBLISHED) - {"jpeg"}
@@ -368,6 +373,7 @@ def test_a_set_without_one_good_image_is_an_error(configure, fake_model, tmp_pat
     [
         ([], 2, "checkpoint"),
         (["checkpoint=missing.ckpt"], 1, "missing.ckpt"),
+        (["checkpoint=~/missing.ckpt"], 1, str(Path.home() / "missing.ckpt")),
         (["checkpoint=missing.ckpt", "codecs=[nonesuch]"], 2, "nonesuch"),
     ],
 )

@@ -10,6 +10,7 @@ from conftest import lively_model
 from agvae.codec import Codec, model_file, trials
 from agvae.codec.rate_control import METRIC_SLACK, RATE_SLACK, TargetError, Trial, largest_within, smallest_reaching
 from agvae.entropy.coder import Encoder, savings_y
+from agvae.metrics import psnr
 from agvae.models.context import CONTEXTS
 
 LAST = 5 * 1024
@@ -111,7 +112,7 @@ def test_a_file_is_trimmed_by_no_more_than_may_be_spared():
 @pytest.mark.parametrize("spare", [0, 0.01])
 def test_targets_out_of_range_name_the_range(target, curve, spare):
     code, _ = coder(curve)
-    with pytest.raises(TargetError, match="1000 to 30000 bytes"):
+    with pytest.raises(TargetError, match="1000 bytes to 30000 bytes"):
         largest_within(code, target, LAST, np.array([7, 10]), spare)
 
 
@@ -121,7 +122,7 @@ def test_a_model_of_one_quality_has_one_size():
 
     assert len(largest_within(code, 1009, 0, np.array([5.0]))) == 1000
     for target in (999, 1011):
-        with pytest.raises(TargetError, match="1000 to 1000 bytes"):
+        with pytest.raises(TargetError, match="1000 bytes to 1000 bytes"):
             largest_within(code, target, 0, np.array([5.0]))
 
 
@@ -173,8 +174,18 @@ def test_files_meet_their_size_and_decode(tiny_config, photo, context, side):
         assert (1 - RATE_SLACK) * target <= len(data) <= target
         assert codec.decompress(data).size == image.size
     assert codec.compress(image, bpp=8 * target / side**2) == data
-    with pytest.raises(TargetError, match=f"{smallest} to {largest} bytes"):
+    with pytest.raises(TargetError, match=f"{smallest} bytes to {largest} bytes"):
         codec.compress(latent, bytes=2 * largest)
+    with pytest.raises(TargetError, match=rf"^50\.0000 bpp is .* {8 * smallest / side**2:.4f} bpp to"):
+        codec.compress(latent, bpp=50)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_metric_is_that_of_the_picture_that_comes_back(photo, mode):
+    codec, image = Codec.load("agvae-small-mse"), photo.crop((160, 60, 288, 188)).convert(mode)
+    decoded = codec.decompress(codec.compress(image, psnr=29))
+    assert decoded.mode == mode
+    assert 29 <= psnr(image.convert("RGB"), decoded.convert("RGB")) <= 29 + METRIC_SLACK["psnr"]
 
 
 def test_a_fixed_rate_model_takes_its_own_size_for_a_target(tiny_config, photo):

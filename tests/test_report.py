@@ -396,6 +396,7 @@ def test_what_is_wrong_with_a_run_is_said_and_the_rest_reported(tmp_path, capsys
     )
     for words in said:
         assert f"agvae: note: {words}" in err, words
+    assert err.count(f"{bare}: ") == 1
     shown = "".join(Page(tmp_path / "r.html").texts["li"])
     for words in said:
         assert words in shown, words

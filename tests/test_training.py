@@ -100,7 +100,7 @@ def test_ladder_is_spread_over_other_numbers_of_levels():
     spread = level_lambdas(loss, 5)
     ratios = [b / a for a, b in itertools.pairwise(spread)]
     assert ratios == pytest.approx([100**0.25] * 4)
-    assert level_lambdas(loss | {"lambdas": [0.5]}, 1) == [0.5]
+    assert level_lambdas(loss | {"lambdas": [0.5]}, 1) == level_lambdas(loss | {"lambdas": 0.5}, 1) == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -402,6 +402,14 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
         (["loss.levels=[6]"], "levels 0 to 5"),
         (["loss.levels=[]"], "levels 0 to 5"),
         (["validation.qualities=[6]"], "quality|qualities"),
+        (["validation.qualities=half"], r"validation\.qualities=half is not a list of numbers"),
+        (["loss.lambdas=small"], r"loss\.lambdas=small is not a list of numbers"),
+        (["loss.level_weight_power=root"], r"loss\.level_weight_power=root"),
+        (["optimizer.lr=-1"], r"optimizer\.lr=-1"),
+        (["optimizer.betas=[0.9,1]"], r"optimizer\.betas"),
+        (["scheduler.warmup_steps=0.1"], r"scheduler\.warmup_steps"),
+        (["scheduler=plateau", "scheduler.factor=1"], r"scheduler\.factor"),
+        (["seed=one"], "seed=one"),
         (["model.entropy.form=split"], "split"),
         (["optimizer.name=lion"], "adamw"),
         (["data=folder"], "data.root"),

@@ -156,9 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
 
-    info = add("info", "show what an .agv file is", None, "photo.agv", "photo.agv --json")
-    info.add_argument("input", metavar="IN.agv", help="- is standard input")
-    info.add_argument("--json", action="store_true", help="as one JSON object")
+    info = add("info", "show what .agv files are", "IN.agv...", "photo.agv", "small/*.agv --json")
+    info.add_argument("paths", nargs="+", metavar="IN.agv", help="- is standard input")
+    info.add_argument("--json", action="store_true", help="as a JSON object for each file, a line each")
     info.set_defaults(command=_info)
 
     models = commands.add_parser("models", help="list the models that come with agvae")
@@ -378,7 +378,7 @@ def _run(jobs: list[Job], work: Callable[[Job, _Progress], _Result]) -> int:
         for job in jobs:
             progress.begin(job)
             try:
-                _check_folder(job)
+                _check_folders(job)
                 result = work(job, progress)
                 _write(job.output, result.data)
             except (ConfigError, DataError):
@@ -405,7 +405,9 @@ def _report(job: Job, result: _Result) -> None:
         _print(words)
 
 
-def _check_folder(job: Job) -> None:
+def _check_folders(job: Job) -> None:
+    if os.path.isdir(job.input):
+        raise ValueError(f"is a folder; name the files in it, as in {os.path.join(job.input, '*')}")
     folder = os.path.dirname(job.output)
     if folder and not os.path.isdir(folder):
         raise ValueError(f"there is no folder {folder} to write to")
@@ -491,7 +493,8 @@ def _decompress(options: argparse.Namespace) -> int:
     try:
         format_of(suffix)
     except ImageError as error:
-        raise ConfigError(f"{jobs[0].target}: {error}") from None
+        folder = "" if Path(jobs[0].target).suffix else f"; a folder must be there or end in {os.sep}"
+        raise ConfigError(f"{jobs[0].target}: {error}{folder}") from None
     codec_of = functools.cache(functools.partial(_load, device=options.device))
     model_of = functools.cache(_model_of)
 
@@ -534,8 +537,26 @@ def _model_of(fingerprint: bytes) -> str:
     )
 
 
-def _info(options: argparse.Namespace) -> None:
-    job = Job(options.input, "")
+def _info(options: argparse.Namespace) -> int:
+    status, shown = 0, 0
+    for path in options.paths:
+        try:
+            facts = _facts(Job(path, ""))
+        except (ValueError, OSError) as error:
+            status = _fail(error, 1)
+            continue
+        if options.json:
+            _print(json.dumps(facts))
+        else:
+            facts["grey"] = "yes" if facts["grey"] else "no"
+            lines = [f"{name.replace('_', ' '):13} {value}" for name, value in facts.items()]
+            _print("\n".join([""] * (shown > 0) + lines))
+        shown += 1
+    return status
+
+
+def _facts(job: Job) -> dict[str, str | int | float]:
+    """What the header of the file `job.input` says. Raises ValueError, which names the file, or OSError."""
     try:
         data = _read(job.input)
         from agvae.codec.bitstream import unpack
@@ -543,8 +564,9 @@ def _info(options: argparse.Namespace) -> None:
 
         header, stream = unpack(data)
     except ValueError as error:
-        raise DataError(f"{job.source}: {error}") from error
-    facts = {
+        raise ValueError(f"{job.source}: {error}") from error
+    return {
+        "file": job.input,
         "width": header.width,
         "height": header.height,
         "grey": header.grey,
@@ -557,11 +579,6 @@ def _info(options: argparse.Namespace) -> None:
         "bpp": 8 * len(data) / (header.width * header.height),
         "model": header.fingerprint.hex(),
     }
-    if options.json:
-        _print(json.dumps(facts))
-    else:
-        words = {name: {True: "yes", False: "no"}[value] if name == "grey" else value for name, value in facts.items()}
-        _print("\n".join(f"{name.replace('_', ' '):13} {value}" for name, value in words.items()))
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -603,7 +620,7 @@ def _shard(options: argparse.Namespace) -> None:
 
 def _report_runs(options: argparse.Namespace) -> None:
     job = Job("", options.output)
-    _check_folder(job)
+    _check_folders(job)
     from agvae.reporting.compare import compare
     from agvae.reporting.html import render
     from agvae.reporting.runs import read_runs

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from agvae.errors import ConfigError, DataError
+from agvae.errors import ConfigError, DataError, numbers
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         curve = stand_ins[name]
         instead = "it is left out" if curve is None else f"its published curve on Kodak, {curve.name}, stands in"
         log.warning("%s; %s", reason, instead)
-    model = evaluation.ModelCodec(_load_codec(cfg), _qualities(cfg))
+    codec = _load_codec(cfg)
+    if cfg.name is not None:
+        codec.name = str(cfg.name)
+    model = evaluation.ModelCodec(codec, _qualities(cfg))
 
     measured = evaluation.evaluate_codecs([model, *others], paths)
     if not measured.rows:
@@ -123,10 +126,7 @@ def _load_codec(cfg: DictConfig):
 def _qualities(cfg: DictConfig) -> list[float] | None:
     if cfg.qualities is None:
         return None
-    try:
-        qualities = [float(quality) for quality in _as_list(cfg.qualities)]
-    except (TypeError, ValueError):
-        raise ConfigError(f"qualities={cfg.qualities} is not a list of numbers such as [0,0.5,1]") from None
+    qualities = numbers("qualities", cfg.qualities)
     if not qualities:
         raise ConfigError("qualities=[] leaves nothing to evaluate: qualities=null is every level")
     return qualities
@@ -134,7 +134,7 @@ def _qualities(cfg: DictConfig) -> list[float] | None:
 
 def _as_list(value: Any) -> list:
     """A list from the configuration; a value on its own, as in codecs=jpeg, is a list of one."""
-    return [value] if isinstance(value, str | int | float) else list(value or [])
+    return [value] if isinstance(value, str) else list(value or [])
 
 
 def train(cfg: DictConfig) -> Any:
@@ -173,6 +173,8 @@ def train(cfg: DictConfig) -> Any:
                 f"loss=msssim compares pictures at five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} "
                 f"pixels, and data.{key}={side}: set data.{key}=192 or more"
             )
+    if type(cfg.seed) is not int or cfg.seed < 0:
+        raise ConfigError(f"seed={cfg.seed} is not a whole number from 0 on")
     launch.check_sharding(cfg.trainer.strategy, cfg.trainer.precision, cfg.ema.decay)
     ckpt_path, checkpoint = runs.load_checkpoint(cfg.ckpt_path, run_dir)
     if checkpoint:

@@ -1,9 +1,11 @@
 """Errors that a user can put right, and how they end a command: one line on standard error, no traceback."""
 
 import os
+import re
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -30,10 +32,13 @@ def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
 
 def run_hydra(main: Callable[[], Any]) -> None:
     """Run a Hydra entry point; an override that does not fit the configuration ends it with status 2, in one line, and
-    a failed run of several with status 1."""
+    a failed run of several with status 1.
+
+    A ~ at the start of a value is the home directory (`with_home`)."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over several lines
     try:
         main()
@@ -44,6 +49,23 @@ def run_hydra(main: Callable[[], Any]) -> None:
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def with_home(override: str) -> str:
+    """An override with the home directory in the place of a ~ at the start of its value, as in data.root=~/photos.
+
+    Shells leave it there after a key with a dot, and Hydra's grammar does not take it."""
+    return re.sub(r"(?<==)~(?=/|$)", lambda _: str(Path.home()), override, count=1)
+
+
+def numbers(key: str, value: Any) -> list[float]:
+    """The numbers of a configuration's `key`; one on its own, as in qualities=0.5, is a list of one.
+
+    Raises ConfigError for anything else."""
+    try:
+        return [float(number) for number in ([value] if isinstance(value, str | int | float) else value)]
+    except (TypeError, ValueError):
+        raise ConfigError(f"{key}={value} is not a list of numbers such as [0.5,1]") from None
 
 
 def parsed(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], words: str) -> Any:

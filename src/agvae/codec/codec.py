@@ -157,9 +157,9 @@ class Codec:
             return self._encode(latent, header, fixed).pack()
         last = (self.levels - 1) * QUALITY_STEPS
         if name in ("bpp", "bytes"):
-            pixels = header.width * header.height
-            size = max(1, int(target if name == "bytes" else target * pixels / 8))
-            return self._fit(latent, header, size, last)
+            unit = header.width * header.height / 8 if name == "bpp" else 1
+            words = (lambda size: f"{size / unit:.4f} bpp") if name == "bpp" else "{} bytes".format
+            return self._fit(latent, header, max(1, int(target * unit)), last, words)
         if name == "ms_ssim" and min(header.width, header.height) <= metrics.MS_SSIM_LARGEST_REFUSED_SIDE:
             raise rate_control.TargetError(
                 f"MS-SSIM is not defined for a picture of {header.width}×{header.height}: five scales need sides "
@@ -170,6 +170,8 @@ class Codec:
         def trial(fixed: int) -> tuple[bytes, float]:
             coding = self._encode(latent, header, fixed)
             decoded = self._synthesize(coding.y_hat, fixed, header.width, header.height)
+            if header.grey:
+                decoded = np.asarray(Picture(decoded, grey=True).to_pil().convert("RGB"))
             return coding.pack(), measure(latent.picture.pixels, decoded)
 
         return rate_control.smallest_reaching(trial, target, last, name)
@@ -211,8 +213,10 @@ class Codec:
         latent = image if isinstance(image, Latent) else self.analyze(image)
         return self._bits(latent.y, quality_from_fixed(quality_to_fixed(quality, self.levels))).item()
 
-    def _fit(self, latent: Latent, header: Header, size: int, last: int) -> bytes:
-        """The file of at most `size` bytes, and at most 1 % less, at a quality from 0 to `last` in fixed point."""
+    def _fit(self, latent: Latent, header: Header, size: int, last: int, words: Callable[[int], str]) -> bytes:
+        """The file of at most `size` bytes, and at most 1 % less, at a quality from 0 to `last` in fixed point.
+
+        `words` is a size as an error names it."""
         census, part = ScaleCensus(self._tables, self._model), sample(latent.y)
         guess = census.guess(latent.y)
         kept: dict[int, Tensor] = {}
@@ -240,7 +244,7 @@ class Codec:
                 bits = self._bits(part, quality_from_fixed(fixed)).item()
                 return math.log(bits / 8) + np.interp(fixed, np.linspace(0, last, len(ratio)), ratio)
 
-        return rate_control.largest_within(code, size, last, guess, spare(self._model), measure)
+        return rate_control.largest_within(code, size, last, guess, spare(self._model), measure, words)
 
     def _encode(
         self,

@@ -102,15 +102,18 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
         weights = checkpoint.get("ema") or {
             name.removeprefix("model."): w for name, w in checkpoint["state_dict"].items() if name.startswith("model.")
         }
+        info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
+        model = AGVAE.from_config(config)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except Exception as error:  # torch.load raises nearly anything on a foreign file
         raise ModelError(f"{path}: not a training checkpoint of agvae ({type(error).__name__})") from error
-    model = AGVAE.from_config(config)
     _check_weights(path, model, weights)
     model.load_state_dict(weights)
-    info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
-    return from_model(model, info, half)
+    try:
+        return from_model(model, info, half)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def load(name_or_path: str | Path) -> ModelFile:
@@ -127,6 +130,8 @@ def load(name_or_path: str | Path) -> ModelFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         config, form = metadata["model"], metadata["format"]
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        if path.suffix == ".ckpt":
+            raise ModelError(f"{path}: not a model file; `agvae export` makes one of a training checkpoint") from error
         raise ModelError(f"{path}: not a model file of agvae ({error})") from error
     if form != FORMAT:
         raise ModelError(f"{path}: a model file of format {form}; this program reads format {FORMAT}")

@@ -51,13 +51,14 @@ def largest_within(
     guess: np.ndarray,
     spare: float = 0.0,
     measure: Callable[[int], float] | None = None,
+    words: Callable[[int], str] = "{} bytes".format,
 ) -> bytes:
     """A file of at most `target` bytes, and at most 1 % less if the steps allow, at a quality from 0 to `last`.
 
     code: a trial at a quality, with the symbols of z of another, its anchor, which is itself tried first: with those of
     its own sizes would jump; guess: the logarithm of the size, about, at evenly spaced qualities; spare: by what share
     of its size a file may be trimmed; measure: the logarithm of the size at a quality, more closely than by `guess`
-    and cheaper than by `code`.
+    and cheaper than by `code`; words: a size as an error names it.
 
     The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target.
     Raises TargetError if the target is below the smallest or above the largest file."""
@@ -122,7 +123,9 @@ def largest_within(
             quality = 0 if low < 0 else last
             if quality == anchor:
                 smallest, largest = (len(code(q, q).file) for q in (0, last))
-                raise TargetError(f"{target} bytes is out of range: this picture takes {smallest} to {largest} bytes")
+                raise TargetError(
+                    f"{words(target)} is out of range: this picture takes {words(smallest)} to {words(largest)}"
+                )
             if quality in ends:
                 return fitting
             ends.add(quality)

@@ -45,7 +45,7 @@ class DataConfig:
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(config) - set(known)):
             raise ConfigError(f"data.{unknown[0]} does not exist; the keys of data are {', '.join(known)}")
-        # no shell expands the ~ of data.root=~/photos
+        # of a configuration that no command line brought
         paths = {key: _path(config[key]) for key in ("root", "val_root", "cache_dir") if config.get(key)}
         return cls(**{**config, **paths})
 

@@ -137,13 +137,16 @@ def _read_config(path: Path, runs: Runs) -> dict[str, Any]:
 
 
 def _read_training(path: Path, config: dict[str, Any], runs: Runs) -> None:
+    if not any(any(path.glob(what)) for what in ("rd.csv", "checkpoints/*.ckpt", "csv/version_*/metrics.csv")):
+        runs.note(path, "has nothing but its configuration: left out")
+        return
     scalars = _read_scalars(path, runs)
     checkpoint = _read_checkpoint(path, runs)
     curve, step = _read_rd(path, runs)
     logged = max((points[-1][0] + 1 for points in scalars.values()), default=0)
     steps = max(checkpoint.get("global_step", 0), logged, step or 0)
     if not (curve or scalars or checkpoint):
-        runs.note(path, "has nothing but its configuration: left out")
+        runs.note(path, "holds nothing that can be read but its configuration: left out")
         return
     if "model" not in config and "hyper_parameters" in checkpoint:
         config = checkpoint["hyper_parameters"]

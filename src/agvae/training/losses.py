@@ -7,7 +7,7 @@ import torch
 from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor
 
-from agvae.errors import ConfigError
+from agvae.errors import ConfigError, numbers
 from agvae.metrics import MS_SSIM_LARGEST_REFUSED_SIDE
 
 MS_SSIM_SMALLEST_SIDE = MS_SSIM_LARGEST_REFUSED_SIDE + 1
@@ -63,10 +63,11 @@ def lambda_ladder(ladder: Sequence[float], levels: int) -> list[float]:
 def level_lambdas(loss: dict, levels: int) -> list[float]:
     """The λ that a `loss` configuration gives a model of `levels` levels: `lambdas`, or its `ladder` spread over them.
 
-    Raises ConfigError for a list of another length, or one that is not positive and rising: quality rises with rate."""
+    A number on its own is a list of one. Raises ConfigError for a list of another length, or one that is not positive
+    and rising: quality rises with rate."""
     if loss["lambdas"] is None:
         return lambda_ladder(loss["ladder"], levels)
-    lambdas = [float(value) for value in loss["lambdas"]]
+    lambdas = numbers("loss.lambdas", loss["lambdas"])
     if len(lambdas) != levels:
         raise ConfigError(
             f"loss.lambdas has {len(lambdas)} values for a model of {levels} level{'s' * (levels > 1)}: give one each"

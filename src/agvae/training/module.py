@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from agvae.data import Batch
-from agvae.errors import ConfigError
+from agvae.errors import ConfigError, numbers
 from agvae.models import AGVAE
 from agvae.training.losses import (
     DISTORTIONS,
@@ -25,7 +25,7 @@ from agvae.training.losses import (
     trained_levels,
 )
 from agvae.training.metrics import Measured, RDCurve
-from agvae.training.optimization import build_optimizer, build_scheduler
+from agvae.training.optimization import build_optimizer, build_scheduler, check
 
 
 class AGVAEModule(LightningModule):
@@ -51,6 +51,9 @@ class AGVAEModule(LightningModule):
             raise ConfigError(str(error)) from error
         if loss["level_sampling"] not in ("sample", "batch"):
             raise ConfigError(f"loss.level_sampling={loss['level_sampling']} is neither sample nor batch")
+        if type(loss["level_weight_power"]) not in (int, float):
+            raise ConfigError(f"loss.level_weight_power={loss['level_weight_power']} is not a number")
+        check(optimizer, scheduler)
         levels = self.model.levels
         loss = {**loss, "lambdas": level_lambdas(loss, levels)}
         self.levels = trained_levels(loss, levels)
@@ -242,8 +245,9 @@ def _strided_1x1(module: nn.Module) -> bool:
 def _validation_qualities(qualities: list[float] | None, levels: int) -> list[float]:
     if qualities is None:
         return [q / 2 for q in range(2 * levels - 1)]
+    qualities = numbers("validation.qualities", qualities)
     outside = [q for q in qualities if not 0 <= q <= levels - 1]
     if outside:
-        raise ConfigError(f"validation.qualities: {outside[0]} is outside this model's range 0 to {levels - 1}")
+        raise ConfigError(f"validation.qualities: {outside[0]:g} is outside this model's range 0 to {levels - 1}")
     # val/loss is the mean over the levels, so they are always among them.
-    return sorted({float(q) for q in qualities} | {float(s) for s in range(levels)})
+    return sorted({*qualities, *map(float, range(levels))})
