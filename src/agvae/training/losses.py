@@ -84,12 +84,12 @@ def trained_levels(loss: dict, levels: int) -> list[int]:
     ([0, 1, 2], [0, 2])
 
     Raises ConfigError for an empty list, and for levels that the model does not have."""
-    chosen = loss.get("levels")  # checkpoints from before this option have none
-    if chosen is None:
+    if loss.get("levels") is None:  # checkpoints from before this option have none
         return list(range(levels))
-    if not chosen or not {*chosen} <= {*range(levels)}:
-        raise ConfigError(f"loss.levels={list(chosen)} chooses from the levels 0 to {levels - 1} of this model")
-    return sorted({*chosen})
+    chosen = {*numbers("loss.levels", loss["levels"])}
+    if not chosen or not chosen <= {*range(levels)}:
+        raise ConfigError(f"loss.levels={loss['levels']} chooses from the levels 0 to {levels - 1} of this model")
+    return sorted(map(int, chosen))
 
 
 def level_weights(lambdas: Sequence[float], power: float) -> list[float]:
