@@ -14,9 +14,8 @@ be without the exact form, no part of the codec. They take most of the time, for
 own; --floats takes fewer of the pictures for them.
 
 Pictures: 24 crops of photos that scikit-image ships (up to 448×256), or of the pictures of a folder; sides are
-multiples of 64. Models: one for
-each context, with random weights that make symbols and σ spread as trained ones do, or files given. The results are
-Markdown tables on standard output.
+multiples of 64. Models: one for each context, with random weights that make symbols and σ spread as trained ones do and
+further, or files given. The results are Markdown tables on standard output.
 """
 
 import argparse
@@ -94,7 +93,7 @@ def circumstances(environment):
 
 
 def random_model(context):
-    """A model with random weights whose symbols and σ spread as a trained one's do."""
+    """A model with random weights whose symbols and σ spread as a trained one's do, and further."""
     torch.manual_seed(0)
     model = AGVAE.from_config(
         {
