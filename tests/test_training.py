@@ -189,12 +189,18 @@ def test_draws_depend_on_seed_rank_and_batch_and_on_nothing_else(tiny_config):
     assert set(draws[0]) == {0, 1, 2}
 
 
-def test_levels_are_drawn_per_picture_or_per_batch(tiny_config):
+def test_levels_are_drawn_per_picture_or_per_batch_or_all_equally_often(tiny_config):
     torch.manual_seed(0)
     assert len(set(tiny_module(tiny_config).draw_levels(64).tolist())) == 3
     one = tiny_module(tiny_config, level_sampling="batch").draw_levels(64)
     assert one.shape == (64,)
     assert len(set(one.tolist())) == 1
+    stratified, counts = tiny_module(tiny_config, level_sampling="stratified"), [0] * 3
+    for _ in range(300):
+        drawn = stratified.draw_levels(4).tolist()
+        assert all(1 <= drawn.count(level) <= 2 for level in range(3))
+        counts = [count + drawn.count(level) for level, count in enumerate(counts)]
+    assert max(counts) < 1.2 * min(counts)  # 400 each on average
 
 
 def test_levels_are_drawn_from_those_to_train(tiny_config):

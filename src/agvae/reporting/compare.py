@@ -294,7 +294,7 @@ def say(key: str, value: Any) -> str:
     if key == "model.context.name":
         return "no context" if value == "none" else str(value)
     if key == "loss.level_sampling":
-        return f"levels per {value}"
+        return "levels stratified" if value == "stratified" else f"levels per {value}"
     if key.endswith(".name") or key == ENTROPY:
         return str(value)
     return f"{key.rpartition('.')[2]} {value}"

@@ -27,6 +27,8 @@ from agvae.training.losses import (
 from agvae.training.metrics import Measured, RDCurve
 from agvae.training.optimization import build_optimizer, build_scheduler, check
 
+LEVEL_SAMPLINGS = ("stratified", "sample", "batch")
+
 
 class AGVAEModule(LightningModule):
     """The model, its loss, its optimiser and its validation, from the groups of conf/ as plain dicts.
@@ -49,8 +51,8 @@ class AGVAEModule(LightningModule):
             self.model = AGVAE.from_config(model)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        if loss["level_sampling"] not in ("sample", "batch"):
-            raise ConfigError(f"loss.level_sampling={loss['level_sampling']} is neither sample nor batch")
+        if loss["level_sampling"] not in LEVEL_SAMPLINGS:
+            raise ConfigError(f"loss.level_sampling={loss['level_sampling']} is none of {', '.join(LEVEL_SAMPLINGS)}")
         if type(loss["level_weight_power"]) not in (int, float):
             raise ConfigError(f"loss.level_weight_power={loss['level_weight_power']} is not a number")
         check(optimizer, scheduler)
@@ -101,9 +103,17 @@ class AGVAEModule(LightningModule):
         return image.to(self.dtype, memory_format=self.memory_format) / 255
 
     def draw_levels(self, size: int) -> Tensor:
-        """(size,) of the levels to train: one per picture, or one for all with level_sampling=batch (the paper's)."""
-        draws = 1 if self.hparams.loss["level_sampling"] == "batch" else size
-        return self.trained_levels[torch.randint(len(self.levels), (draws,), device=self.device)].expand(size)
+        """(size,) of the levels to train, as `loss.level_sampling` says.
+
+        sample: each picture of a batch has one of its own; batch: they share one (the paper's); stratified: each has
+        its own, drawn so that a batch holds all levels equally often, or but for one."""
+        sampling, count = self.hparams.loss["level_sampling"], len(self.levels)
+        if sampling == "stratified":
+            offset = torch.rand((), device=self.device)
+            index = ((torch.arange(size, device=self.device) + offset) * (count / size)).long().clamp(max=count - 1)
+        else:
+            index = torch.randint(count, (1 if sampling == "batch" else size,), device=self.device).expand(size)
+        return self.trained_levels[index]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """mean_i w_i·(R_i + λ_i·D_i), R in bits per pixel, plus the loss of the prior's quantiles.
