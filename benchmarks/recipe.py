@@ -28,14 +28,17 @@ PARTS = (("bpp", 3), ("psnr-rgb", 2))  # of a point, with the digits to print
 
 VARIANTS = {
     "default": [],
+    "quantizer universal": ["model/quantizer=universal"],
     "quantizer noise": ["model/quantizer=noise"],
     "quantizer mixed": ["model/quantizer=mixed"],
     "weight power 0": ["loss.level_weight_power=0"],
     "weight power 0.25": ["loss.level_weight_power=0.25"],
     "weight power 0.75": ["loss.level_weight_power=0.75"],
+    "levels stratified": ["loss.level_sampling=stratified"],
     "one level a batch": ["loss.level_sampling=batch"],
     "lr half": ["optimizer.lr=${mul:0.5}"],
     "lr double": ["optimizer.lr=${mul:2}"],
+    "cosine": ["scheduler=cosine"],
     "wsd": ["scheduler=wsd"],
     "multistep": ["scheduler=multistep"],
     "ema 0.99": ["ema.decay=0.99"],
