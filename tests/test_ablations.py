@@ -34,10 +34,12 @@ def test_every_answer_trains_another_model_at_the_same_budget(ablations):
     configs = {}
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         for name, setting in ablations.VARIANTS.items():
-            config = compose("train", ["experiment=ablation", *setting, "run_dir=."])
+            config = compose("train", [*setting, "run_dir=."])
             configs[name] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    budgets = {(c["trainer"]["max_steps"], c["data"]["batch_size"], c["data"]["patch_size"]) for c in configs.values()}
-    assert len(budgets) == 1
+    for names in (ablations.SETTINGS, ["shared", *ablations.ONLY]):
+        group = [configs[name] for name in names]
+        budgets = {(c["trainer"]["max_steps"], c["data"]["batch_size"], c["data"]["patch_size"]) for c in group}
+        assert len(budgets) == 1
     different = {str((AGVAE.from_config(c["model"]).config, c["loss"])) for c in configs.values()}
     assert len(different) == len(ablations.VARIANTS)
     for level, name in enumerate(ablations.FIXED):
@@ -45,18 +47,24 @@ def test_every_answer_trains_another_model_at_the_same_budget(ablations):
         assert configs[name]["loss"]["lambdas"] == [configs["default"]["loss"]["ladder"][level]]
     for levels in (2, 3, 4, 8):
         assert configs[f"n{levels}"]["model"]["gain"]["levels"] == levels
+    for name, level in ablations.ONLY.items():
+        assert configs[name] == configs["shared"] | {"loss": configs["shared"]["loss"] | {"levels": [level]}}
 
 
-def test_every_answer_belongs_to_a_question_that_has_the_default(ablations):
+def anchor_of(question):
+    return "shared" if question == "specialised" else "default"
+
+
+def test_every_answer_belongs_to_a_question_that_has_its_anchor(ablations):
     assert set().union(*ablations.QUESTIONS.values()) == set(ablations.VARIANTS)
-    assert all("default" in answers for answers in ablations.QUESTIONS.values())
+    assert all(anchor_of(question) in answers for question, answers in ablations.QUESTIONS.items())
 
 
-def test_the_default_is_trained_with_every_seed_that_an_answer_has(ablations):
+def test_the_anchor_is_trained_with_every_seed_that_an_answer_has(ablations):
     for question in ablations.QUESTIONS:
         models = ablations.asked([question], seeds=2)
         assert len(models) == len(set(models))
-        assert {seed for _, seed in models} <= {seed for name, seed in models if name == "default"}
+        assert {seed for _, seed in models} <= {seed for name, seed in models if name == anchor_of(question)}
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 6, 8])
@@ -88,7 +96,7 @@ def test_fixed_rate_models_are_compared_at_their_own_rates(ablations):
     inside = np.geomspace(0.15, 2, 6)
     gained = 30 + 5 * np.log(inside / 0.1) / np.log(16) - 0.5
     curves |= {name: {0: curve(inside, gained), 1: curve(inside, gained - 1)} for name in ("default", "cvr")}
-    first, *others, rates = ablations.against_fixed(curves)
+    first, *others, rates = ablations.against_fixed(ablations.FIXED, ["default", "cvr"], curves)
     assert first[2:] == ("outside its rates",) * 2
     assert {row[2:] for row in others} == {("-1.00 (-1.50 to -0.50)",) * 2}
     assert others[-1][0] == "lowest rate"

@@ -126,7 +126,7 @@ def assert_close(a: dict, b: dict) -> None:
 
 @pytest.mark.parametrize("quantizer", ["universal", "noise"])
 def test_gradients_of_two_batches_are_those_of_one_twice_as_large(quantizer, monkeypatch):
-    cfg = configure("run_dir=.", f"model/quantizer={quantizer}")
+    cfg = configure("run_dir=.", f"model/quantizer={quantizer}", "loss.level_sampling=sample")
     drawn = collections.defaultdict(list)
 
     def recording(kind, function):
