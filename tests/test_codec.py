@@ -204,6 +204,7 @@ def rewrite(source, target, change):
         lambda t, m: m.update(model=[]),
         lambda t, m: t.pop("model.prior.quantiles"),
         lambda t, m: t.update({"model.extra": torch.zeros(1)}),
+        lambda t, m: t["model.prior.quantiles"].view(-1)[:1].fill_(torch.nan),
         lambda t, m: t.pop("tables.sign"),
         lambda t, m: t.update({"tables.sign": t["tables.sign"] * 0}),
         lambda t, m: t.update({"tables.z_offset": t["tables.z_offset"][1:].clone()}),

@@ -161,11 +161,14 @@ def test_evaluation_runs_over_held_out_photos_or_a_whole_folder(folder):
         evaluation_images({"root": folder / "empty"})
 
 
-def test_a_held_out_folder_inside_the_training_folder_is_not_trained_on(folder):
-    write_image(folder / "held" / "0.png")
-    files = find_files(DataConfig(root=folder, val_root=folder / "held"))
+@pytest.mark.parametrize("spelling", ["{}/held", "{}/held/", "{}/../{name}/held", "held", "{}/link"])
+def test_a_held_out_folder_inside_the_training_folder_is_not_trained_on(folder, monkeypatch, spelling):
+    write_image(folder / "held" / "deep" / "0.png")
+    (folder / "link").symlink_to("held")
+    monkeypatch.chdir(folder)
+    files = find_files(DataConfig(root=folder, val_root=spelling.format(folder, name=folder.name)))
     assert len(files.train) == 10
-    assert files.held_out == [folder / "held" / "0.png"]
+    assert [path.name for path in files.held_out] == ["0.png"]
 
 
 # ---- configuration ----------------------------------------------------------------------------------------------

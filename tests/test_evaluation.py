@@ -86,7 +86,7 @@ def configure(tmp_path, pictures):
 @pytest.fixture
 def fake_model(monkeypatch):
     """Every checkpoint is a FakeCodec."""
-    monkeypatch.setattr(engine, "_load_codec", lambda cfg: FakeCodec())
+    monkeypatch.setattr("agvae.codec.codec.open_codec", lambda name, device: FakeCodec())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_curves_survive_json_with_null_for_what_does_not_exist(tmp_path):
 def test_a_model_is_evaluated_at_all_levels_and_half_way():
     assert ModelCodec(FakeCodec()).qualities == [0, 0.5, 1, 1.5, 2]
     assert ModelCodec(FakeCodec(), [2, 0.25, 2]).qualities == [0.25, 2]
-    with pytest.raises(ConfigError, match=r"quality 2\.5 is outside Fake AG-VAE's range, 0 to 2"):
+    with pytest.raises(ConfigError, match=r"Fake AG-VAE: quality 2\.5 is outside this model's range 0 to 2"):
         ModelCodec(FakeCodec(), [0, 2.5])
 
 
@@ -219,6 +219,19 @@ def test_images_that_cannot_be_read_are_named_and_left_out(pictures, caplog):
     assert list(run.skipped) == [str(pictures / "broken.png")]
     assert f"left out {pictures / 'broken.png'}" in caplog.text
     assert "1 images were left out" in caplog.text
+
+
+def test_an_image_that_memory_does_not_hold_is_left_out(pictures):
+    class Hungry(FakeCodec):
+        def decompress(self, blob):
+            decoded = super().decompress(blob)
+            if decoded.width > 100:
+                torch.empty(2**60)
+            return decoded
+
+    run = evaluate_codecs([ModelCodec(Hungry())], [pictures / "large.png", pictures / "small.png"])
+    assert [Path(path).name for path in run.images] == ["small.png"]
+    assert list(run.skipped) == [str(pictures / "large.png")]
 
 
 def test_small_images_are_left_out_of_the_mean_ms_ssim_alone(pictures, caplog):
@@ -375,6 +388,7 @@ def test_a_set_without_one_good_image_is_an_error(configure, fake_model, tmp_pat
         (["checkpoint=missing.ckpt"], 1, "missing.ckpt"),
         (["checkpoint=~/missing.ckpt"], 1, str(Path.home() / "missing.ckpt")),
         (["checkpoint=missing.ckpt", "codecs=[nonesuch]"], 2, "nonesuch"),
+        (["checkpoint=agvae-small-mse", "run_dir=/dev/null/x"], 1, "/dev/null"),
     ],
 )
 def test_the_command_ends_with_one_line_and_its_status(arguments, status, message, tmp_path):

@@ -45,6 +45,14 @@ def test_each_sample_gets_the_gain_of_its_own_quality():
     assert torch.equal(unit.gain(qualities), torch.stack([unit.gain(q) for q in qualities]))
 
 
+def test_qualities_outside_the_range_are_refused_and_in_tensors_clamped():
+    unit = random_gains()
+    for quality in (-0.1, 3.1, float("nan")):
+        with pytest.raises(ValueError, match="outside this model's range 0 to 3"):
+            unit.gain(quality)
+    assert torch.equal(unit.gain(torch.tensor([-1.0, 9.0])), unit.gain(torch.tensor([0.0, 3.0])))
+
+
 def test_gains_start_at_the_root_of_lambda():
     unit = GainUnit(3, 3)
     unit.initialise([0.01, 0.04, 0.16])

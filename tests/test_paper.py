@@ -310,7 +310,7 @@ def test_rd_plots_tell_models_of_one_name_apart_and_draw_published_curves_on_kod
     [
         (("figure1", "--model", "fixed.safetensors"), 1, "no gain vectors"),
         (("figure1", "--model", "missing.safetensors"), 1, "neither a file nor a model"),
-        (("figure1", "--model", "asymmetric.safetensors", "--device", "abacus"), 2, "--device abacus"),
+        (("figure1", "--model", "asymmetric.safetensors", "--device", "abacus"), 2, "device abacus"),
         (("figure2", "--model", "symmetric.safetensors", *ASTRONAUT), 1, "its entropy is symmetric"),
         (("figure2", "--model", "asymmetric.safetensors", "--images", "images"), 1, "no picture called kodim21"),
         (("figure2", "--model", "asymmetric.safetensors", "--images", "nowhere"), 1, "nowhere"),
@@ -356,7 +356,9 @@ def test_wrong_usage_ends_with_status_2(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         paper.main(arguments)
     assert stop.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("python -m agvae.reporting.paper")
+    assert err.count("\n") == 1
 
 
 def test_an_output_that_cannot_be_written_is_said(refused, tmp_path):

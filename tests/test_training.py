@@ -424,6 +424,7 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
         (["trainer.precision=half"], "half"),
         (["trainer.strategy=dp9"], "dp9"),
         (["trainer.max_steps=many"], "trainer"),
+        (["callbacks.last.every_n_steps=0"], r"callbacks\.last\.every_n_steps=0"),
         (["ckpt_path=last"], "no run"),
         (["ckpt_path=nowhere.ckpt"], "nowhere"),
         ([f"ckpt_path={Path(__file__).as_posix()}"], "not a training checkpoint"),
@@ -433,6 +434,11 @@ def test_choices_that_cannot_work_are_refused_in_one_line(tmp_path, overrides, r
     with pytest.raises(ConfigError, match=reason) as refused:
         train(configure(tmp_path, "trainer.max_steps=1", *overrides))
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_that_logs_nothing_trains(tmp_path):
+    train(configure(tmp_path, "trainer.max_steps=1", "trainer.log_every_n_steps=0", "trainer.limit_val_batches=0"))
+    assert load(tmp_path)["global_step"] == 1
 
 
 def test_a_folder_without_images_is_bad_input(tmp_path):

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from agvae import __version__
-from agvae.errors import ConfigError, DataError, parsed
+from agvae.arguments import Parser, count, parsed, positive
+from agvae.errors import ConfigError, DataError, is_out_of_memory
 
 # Everything heavy is imported by the command that needs it, when it needs it: `agvae --help` answers at once, and a
 # file that cannot be read is an error before torch is there.
@@ -71,8 +72,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         "agvae",
         description="Compress pictures with one learned model at any rate.",
         epilog="`agvae COMMAND --help` says more about each.",
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=lambda options: _print(parser.format_help().rstrip()))
     commands = parser.add_subparsers(metavar="COMMAND")
 
-    def add(name: str, summary: str, usage: str | None, *examples: str) -> argparse.ArgumentParser:
+    def add(name: str, summary: str, usage: str | None, *examples: str) -> Parser:
         return commands.add_parser(
             name,
             help=summary,
@@ -115,9 +116,9 @@ def _parser() -> argparse.ArgumentParser:
             "Q",
             "from 0, the smallest file, to the model's levels − 1; any value between (default: the middle)",
         ),
-        ("bpp", _positive, "B", "file size in bits per pixel: at most B, at least 0.99 B"),
-        ("bytes", _count, "N", "file size in bytes: at most N, at least 0.99 N"),
-        ("psnr", _positive, "DB", "at least DB dB, at most 0.05 more"),
+        ("bpp", positive, "B", "file size in bits per pixel: at most B, at least 0.99 B"),
+        ("bytes", count, "N", "file size in bytes: at most N, at least 0.99 N"),
+        ("psnr", positive, "DB", "at least DB dB, at most 0.05 more"),
         ("ms-ssim", _share, "V", "MS-SSIM of at least V, at most 0.0005 more"),
     ):
         targets.add_argument(f"--{name}", type=kind, metavar=letter, help=words)
@@ -152,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
             + (f"{DEFAULT_MODEL})" if command is compress else "the one of `agvae models` that made the file)"),
         )
         command.add_argument(
-            "--max-pixels", type=_count, metavar="N", default=2**28, help="refuse larger pictures (default: 2^28)"
+            "--max-pixels", type=count, metavar="N", default=2**28, help="refuse larger pictures (default: 2^28)"
         )
         command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
 
@@ -179,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shard.add_argument("folder", type=Path, metavar="FOLDER", help="searched in depth; files are copied as they are")
     shard.add_argument("output", type=Path, metavar="OUT", help="a new or empty folder")
-    shard.add_argument("--size", type=_count, metavar="MB", default=256, help="of a tar file, in MB (default: 256)")
+    shard.add_argument("--size", type=count, metavar="MB", default=256, help="of a tar file, in MB (default: 256)")
     shard.set_defaults(command=_shard)
 
     report = add(
@@ -207,16 +208,8 @@ def _not_negative(text: str) -> float:
     return parsed(text, float, lambda value: 0 <= value < math.inf, "a number from 0 on")
 
 
-def _positive(text: str) -> float:
-    return parsed(text, float, lambda value: 0 < value < math.inf, "a number above 0")
-
-
 def _share(text: str) -> float:
     return parsed(text, float, lambda value: 0 < value <= 1, "a number above 0, at most 1")
-
-
-def _count(text: str) -> int:
-    return parsed(text, int, lambda value: value > 0, "a whole number above 0")
 
 
 # ------------------------------------------------------ inputs and outputs
@@ -417,7 +410,7 @@ def _reason(error: Exception, job: Job) -> object:
     if isinstance(error, OSError) and error.filename:
         return error
     if isinstance(error, RuntimeError):
-        if "memory" not in str(error):  # torch has no error of its own for memory of the CPU
+        if not is_out_of_memory(error):
             raise error
         error = "not enough memory"
     return f"{job.source}: {str(error) or 'not enough memory'}"
@@ -435,19 +428,21 @@ def _compress(options: argparse.Namespace) -> int:
 
     @functools.cache
     def codec() -> "Codec":
-        from agvae.quality import quality_to_fixed
+        from agvae.codec import open_codec
+        from agvae.quality import check_quality
 
-        loaded = _load(options.model or DEFAULT_MODEL, options.device)
+        loaded = open_codec(options.model or DEFAULT_MODEL, options.device)
         if not target:
             target["quality"] = (loaded.levels - 1) / 2
         if "quality" in target:
             try:
-                quality_to_fixed(target["quality"], loaded.levels)
+                check_quality(target["quality"], loaded.levels)
             except ValueError as error:
                 raise ConfigError(error) from None
         return loaded
 
     def work(job: Job, progress: _Progress) -> _Result:
+        from agvae.codec.bitstream import quality_of
         from agvae.images import read_picture
 
         source = io.BytesIO(_read(job.input)) if job.input == STANDARD else job.input
@@ -457,7 +452,7 @@ def _compress(options: argparse.Namespace) -> int:
         loaded = codec()
         data = loaded.compress(picture, **target, progress=progress)
         height, width = picture.pixels.shape[:2]
-        words = f"{len(data)} bytes, {8 * len(data) / (width * height):.4f} bpp, quality {_quality(data):.4g}"
+        words = f"{len(data)} bytes, {8 * len(data) / (width * height):.4f} bpp, quality {quality_of(data):.4g}"
         return _Result(data, words, [f"{job.source}: {phrase}" for phrase in picture.lost])
 
     return _run(jobs, work)
@@ -470,13 +465,6 @@ def _is_picture(path: str) -> bool:
     from PIL import Image
 
     return suffix in Image.registered_extensions()
-
-
-def _quality(data: bytes) -> float:
-    from agvae.codec.bitstream import unpack
-    from agvae.quality import quality_from_fixed
-
-    return quality_from_fixed(unpack(data)[0].quality)
 
 
 def _decompress(options: argparse.Namespace) -> int:
@@ -495,7 +483,13 @@ def _decompress(options: argparse.Namespace) -> int:
     except ImageError as error:
         folder = "" if Path(jobs[0].target).suffix else f"; a folder must be there or end in {os.sep}"
         raise ConfigError(f"{jobs[0].target}: {error}{folder}") from None
-    codec_of = functools.cache(functools.partial(_load, device=options.device))
+
+    @functools.cache
+    def codec_of(name: str) -> "Codec":
+        from agvae.codec import open_codec
+
+        return open_codec(name, options.device)
+
     model_of = functools.cache(_model_of)
 
     def work(job: Job, progress: _Progress) -> _Result:
@@ -509,21 +503,6 @@ def _decompress(options: argparse.Namespace) -> int:
         return _Result(file, f"{image.width}×{image.height}", [f"{job.target}: {phrase}" for phrase in lost])
 
     return _run(jobs, work)
-
-
-def _load(name: str, device: str) -> "Codec":
-    import torch
-
-    from agvae.codec import Codec, ModelError
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    try:
-        return Codec.load(name, device)
-    except ModelError as error:
-        raise DataError(error) from error
 
 
 def _model_of(fingerprint: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from rich.console import Console
 
     from agvae import evaluation
+    from agvae.codec import open_codec
     from agvae.data import evaluation_images
+    from agvae.files import write_atomically
     from agvae.reporting.figures import rd_figure
 
+    if OmegaConf.is_missing(cfg, "checkpoint"):
+        raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
     others, missing = _classical_codecs(cfg)
     dataset, paths = evaluation_images(cfg.data)
     on_kodak = evaluation.slug(dataset) == "kodak"
@@ -33,19 +38,19 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         curve = stand_ins[name]
         instead = "it is left out" if curve is None else f"its published curve on Kodak, {curve.name}, stands in"
         log.warning("%s; %s", reason, instead)
-    codec = _load_codec(cfg)
+    codec = open_codec(str(cfg.checkpoint), str(cfg.device))
     if cfg.name is not None:
         codec.name = str(cfg.name)
     model = evaluation.ModelCodec(codec, _qualities(cfg))
+    output = Path(cfg.run_dir)
+    results = output / "results" / evaluation.slug(dataset)
+    results.mkdir(parents=True, exist_ok=True)  # what cannot be written fails before anything is measured
 
     measured = evaluation.evaluate_codecs([model, *others], paths)
     if not measured.rows:
         reasons = [f"{path}: {reason}" for path, reason in measured.skipped.items()]
         raise DataError("no image was evaluated" + (f"; {reasons[0]}" if reasons else ": interrupted"))
 
-    output = Path(cfg.run_dir)
-    results = output / "results" / evaluation.slug(dataset)
-    results.mkdir(parents=True, exist_ok=True)
     curves = measured.curves()
     for curve in curves:
         evaluation.write_curve(curve, results / f"{evaluation.slug(curve.name)}.json")
@@ -62,7 +67,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         behind = evaluation.background_curves(metric) if on_kodak else []
         behind += [curve for curve in stand_ins.values() if curve is not None and curve not in behind]
         behind = [curve for curve in behind if curve.name not in {other.name for other in others}]
-        rd_figure(curves, metric, behind, title).savefig(output / name)
+        file = BytesIO()
+        rd_figure(curves, metric, behind, title).savefig(file, format="png")
+        write_atomically(output / name, file.getvalue())
 
     ours, anchors = curves[0], curves[1:]
     rates = evaluation.bd_rates(ours, anchors, evaluation.published_curves() if on_kodak else ())
@@ -80,7 +87,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         },
         "bd_rate": rates,
     }
-    (output / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_atomically(output / "summary.json", f"{json.dumps(summary, indent=2, allow_nan=False)}\n".encode())
 
     console = Console()
     console.print(evaluation.curve_table(ours, title))
@@ -105,24 +112,6 @@ def _classical_codecs(cfg: DictConfig) -> tuple[list, dict[str, str]]:
     return codecs, missing
 
 
-def _load_codec(cfg: DictConfig):
-    from agvae.codec import Codec
-
-    if OmegaConf.is_missing(cfg, "checkpoint"):
-        raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
-    try:
-        device = torch.device(cfg.device)
-    except RuntimeError:
-        raise ConfigError(f"device={cfg.device} is no device: cpu, cuda and cuda:1 are") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={cfg.device} is asked for, but PyTorch finds no GPU: device=cpu works")
-    load = Codec.from_checkpoint if str(cfg.checkpoint).endswith(".ckpt") else Codec.load
-    try:
-        return load(str(cfg.checkpoint), device=device)
-    except (OSError, ValueError) as error:
-        raise DataError(str(error)) from error
-
-
 def _qualities(cfg: DictConfig) -> list[float] | None:
     if cfg.qualities is None:
         return None
@@ -143,6 +132,7 @@ def train(cfg: DictConfig) -> Any:
     `cfg` is conf/train.yaml. Raises ConfigError for a choice that cannot work, DataError for images that cannot
     be used, and SystemExit when a signal stopped the run, whose last step is then on disk all the same.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
     from lightning import Trainer, seed_everything
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -196,8 +186,13 @@ def train(cfg: DictConfig) -> Any:
     averaging = [EMA(cfg.ema.decay)] if cfg.ema.decay is not None else []
     compiling = [Compile()] if cfg.compile else []
     callbacks = [launch.Quiet(), *averaging, *compiling]
-    callbacks += [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    loggers = [never_fails(instantiate(logger)) for logger in cfg.logger.values() if logger]
+    try:
+        callbacks += [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+        loggers = [never_fails(instantiate(logger)) for logger in cfg.logger.values() if logger]
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        raise
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = _choose_precision(config, checkpoint.get("precision"))
     try:

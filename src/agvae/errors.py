@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,35 @@ class JobError(Exception):
     """A run of several has failed, and has said why itself. Ends a command with status 1, after the other runs."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; for that of the CPU torch has no error of its own, and raises RuntimeError."""
+    words = r"(out of|not enough|allocate) memory"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
+
+
 def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function`; its `ConfigError` ends the process with status 2, its `DataError` with 1, in one line."""
+    """Call `function`; its `ConfigError` ends the process with status 2, its `DataError` and an OSError that names a
+    file with 1, in one line."""
     try:
         return function(*args)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except ConfigError as error:
+        _end(error, 2)
+    except DataError as error:
+        _end(error, 1)
+    except OSError as error:
+        _end_if_named(error)
+        raise
+
+
+def _end(reason: object, status: int) -> None:
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _end_if_named(error: OSError) -> None:
+    """One without a file's name is a fault of the program rather than of a path that the user can change."""
+    if error.filename:
+        _end(f"{error.filename}: {error.strerror}", 1)
 
 
 def run_hydra(main: Callable[[], Any]) -> None:
@@ -44,11 +65,12 @@ def run_hydra(main: Callable[[], Any]) -> None:
         main()
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
-        print(f"error: {' '.join(line for line in lines if line)}", file=sys.stderr)
-        sys.exit(2)
+        _end(" ".join(line for line in lines if line), 2)
     except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(error, 1)
+    except OSError as error:
+        _end_if_named(error)
+        raise
 
 
 def with_home(override: str) -> str:
@@ -66,14 +88,3 @@ def numbers(key: str, value: Any) -> list[float]:
         return [float(number) for number in ([value] if isinstance(value, str | int | float) else value)]
     except (TypeError, ValueError):
         raise ConfigError(f"{key}={value} is not a list of numbers such as [0.5,1]") from None
-
-
-def parsed(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], words: str) -> Any:
-    """A command-line argument as a value. Raises ArgumentTypeError, "… is not `words`", unless it is good."""
-    try:
-        value = parse(text)
-    except ValueError:
-        value = None
-    if value is None or not good(value):
-        raise ArgumentTypeError(f"{text!r} is not {words}")
-    return value

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from agvae.codec.bitstream import BitstreamError
 
 if TYPE_CHECKING:
-    from agvae.codec.codec import Codec
+    from agvae.codec.codec import Codec, open_codec
     from agvae.codec.model_file import ModelError
     from agvae.codec.rate_control import TargetError
 
-__all__ = ["BitstreamError", "Codec", "ModelError", "TargetError"]
+__all__ = ["BitstreamError", "Codec", "ModelError", "TargetError", "open_codec"]
 
-_HOMES = {"Codec": "codec", "ModelError": "model_file", "TargetError": "rate_control"}
+_HOMES = {"Codec": "codec", "open_codec": "codec", "ModelError": "model_file", "TargetError": "rate_control"}
 
 
 def __getattr__(name: str):

@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agvae.quality import quality_from_fixed
+
 MAGIC = b"AGV"
 VERSION = 1
 HEADER_MAX = 24
@@ -111,6 +113,11 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     if len(data) - position != length:
         raise BitstreamError(f"the header announces a stream of {length} bytes, the file holds {len(data) - position}")
     return Header(data[5:9], width, height, quality, bool(flags & _GREY), **extras), data[position:]
+
+
+def quality_of(data: bytes) -> float:
+    """The quality that the file `data` names. Raises BitstreamError."""
+    return quality_from_fixed(unpack(data)[0].quality)
 
 
 def pack_alpha(alpha: np.ndarray | None) -> bytes:

@@ -20,6 +20,7 @@ from agvae.codec.tiling import Tile, run_in_tiles, tile_side, tiles
 from agvae.codec.trials import BORDERS, ScaleCensus, Trimmer, sample, spare
 from agvae.entropy.coder import CodingError, Decoder, Encoder
 from agvae.entropy.tables import TOTAL, scale_index
+from agvae.errors import ConfigError, DataError
 from agvae.images import MAX_PIXELS, Picture, picture_of
 from agvae.models.agvae import AGVAE, Parameters
 from agvae.models.context import Cell, SpatialContext
@@ -468,3 +469,19 @@ def _picture(image: Image.Image | np.ndarray | Tensor | Picture) -> Picture:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"an array must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
     return Picture(image)
+
+
+def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
+    """The codec of a shipped model, a .safetensors file or a training checkpoint, as the commands take them.
+
+    Raises ConfigError for a device that cannot be had or has no float64, which exact arithmetic needs, and DataError
+    for a model that cannot be used."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"device {device} cannot be used: {str(error).splitlines()[0].partition('. ')[0]}") from None
+    load = Codec.from_checkpoint if name_or_path.endswith(".ckpt") else Codec.load
+    try:
+        return load(name_or_path, device)
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from error

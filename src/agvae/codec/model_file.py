@@ -52,8 +52,10 @@ class ModelFile:
         return digest.digest()[:4]
 
     def build(self, device: str | torch.device = "cpu") -> AGVAE:
-        """The model in exact arithmetic, in evaluation mode and the memory format that convolutions like best."""
-        return exact(_assemble(self.config, self.weights)).to(device, memory_format=torch.channels_last)
+        """The model in exact arithmetic, in evaluation mode and the memory format that convolutions like best.
+
+        Raises ModelError if exact arithmetic cannot hold it."""
+        return _exact(_assemble(self.config, self.weights)).to(device, memory_format=torch.channels_last)
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
@@ -76,12 +78,16 @@ def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = Fa
     if not all(w.isfinite().all() for w in weights.values()):
         raise ModelError("the weights hold values that are not finite, or too large for float16")
     stored = _assemble(model.config, weights)
-    try:
-        exact(stored)
-    except InexactError as error:
-        raise ModelError(str(error)) from error
+    _exact(stored)
     form = "symmetric" if model.symmetric else model.form
     return ModelFile(model.config, weights, build_tables(form, *stored.prior.pmf(), tail=model.tail), info or {})
+
+
+def _exact(model: AGVAE) -> AGVAE:
+    try:
+        return exact(model)
+    except InexactError as error:
+        raise ModelError(str(error)) from error
 
 
 def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> AGVAE:
@@ -144,6 +150,8 @@ def load(name_or_path: str | Path) -> ModelFile:
         with torch.device("meta"):
             model = AGVAE.from_config(config)
         _check_weights(path, model, weights)
+        if not all(w.isfinite().all() for w in weights.values()):
+            raise ModelError(f"{path}: its weights hold values that are not finite")
         checked = Tables.from_tensors(tables)
     except ModelError:
         raise

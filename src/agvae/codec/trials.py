@@ -10,7 +10,7 @@ from agvae.entropy.coder import Encoder, savings_y
 from agvae.entropy.tables import Tables, scale_index
 from agvae.models.agvae import AGVAE
 from agvae.models.transforms import STRIDE_Y, STRIDE_Z
-from agvae.quality import QUALITY_STEPS, quality_from_fixed
+from agvae.quality import QUALITY_STEPS, half_levels, quality_from_fixed
 
 _CELLS = STRIDE_Z // STRIDE_Y
 
@@ -119,7 +119,7 @@ class ScaleCensus:
 
         `fixed` is the quality at which they were taken."""
         index = np.arange(self._counts.shape[1])
-        qualities = torch.arange(2 * self._model.levels - 1) / 2
+        qualities = torch.tensor(half_levels(self._model.levels))
         gains = self._gain(qualities) / self._gain(quality_from_fixed(fixed))
         shifts = gains.double().log().cpu().numpy() / self._step
         entropies = np.interp(index + shifts[..., None], index, self._entropy)

@@ -4,6 +4,7 @@ A layout is a function from the configuration to `Files`; adding one means writi
 and in `config.Layout`, and adding a YAML file to conf/data.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -85,8 +86,10 @@ def find_files(config: DataConfig) -> Files:
     files = LAYOUTS[config.layout](config)
     if config.val_root is None or files.train is None:
         return files
-    # data.val_root may lie below data.root: what is held out is never trained on
-    outside = [path for path in files.train if Path(config.val_root) not in path.parents]
+    # data.val_root may lie below data.root, however either is spelled: what is held out is never trained on
+    val_root = Path(config.val_root).resolve()
+    kept_back = functools.cache(lambda folder: folder.resolve().is_relative_to(val_root))
+    outside = [path for path in files.train if not kept_back(path.parent)]
     return files._replace(train=outside, held_out=list_images(config.val_root))
 
 

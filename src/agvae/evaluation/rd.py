@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agvae.files import write_atomically
 from agvae.metrics import ms_ssim_db
 
 METRICS = ("psnr-rgb", "ms-ssim-rgb")
@@ -67,7 +68,7 @@ def read_curve(path: Path) -> Curve:
 
 def write_curve(curve: Curve, path: Path) -> None:
     """Write `curve` as a JSON file of the field's schema."""
-    Path(path).write_text(json.dumps(curve.to_dict(), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, f"{json.dumps(curve.to_dict(), indent=2, allow_nan=False)}\n".encode())
 
 
 def mean_curve(rows: Iterable[Mapping[str, Any]], name: str, description: str, ours: bool = False) -> Curve:

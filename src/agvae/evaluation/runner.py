@@ -1,6 +1,7 @@
 """Runs codecs over a data set: real bytes, quality of the decoded image, and times."""
 
 import csv
+import io
 import logging
 import math
 import time
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from agvae.errors import ConfigError
+from agvae.errors import ConfigError, is_out_of_memory
 from agvae.evaluation.rd import RESULTS, Curve, finite_or_none, mean_curve, slug
+from agvae.files import write_atomically
 from agvae.images import load_rgb
 from agvae.metrics import ms_ssim, psnr
+from agvae.quality import check_quality, half_levels
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +49,13 @@ class ModelCodec:
         self.name = codec.name
         self.description = f"AG-VAE, one model, {codec.levels} trained levels"
         if qualities is None:
-            qualities = [half / 2 for half in range(2 * codec.levels - 1)]
+            qualities = half_levels(codec.levels)
         self.qualities = sorted(set(qualities))
         for quality in self.qualities:
-            if not 0 <= quality <= codec.levels - 1:
-                raise ConfigError(f"quality {quality:g} is outside {self.name}'s range, 0 to {codec.levels - 1}")
+            try:
+                check_quality(quality, codec.levels)
+            except ValueError as error:
+                raise ConfigError(f"{self.name}: {error}") from None
 
     def analyze(self, image: Image.Image) -> Any:
         """The latent of an image; returns when it is computed, also on a GPU."""
@@ -103,11 +108,12 @@ class Evaluation:
 
     def write_csv(self, path: Path) -> None:
         """Write `rows` as CSV; what is not finite is an empty cell."""
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for row in self.rows:
-                writer.writerow([_cell(row[column]) for column in COLUMNS])
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(COLUMNS)
+        for row in self.rows:
+            writer.writerow([_cell(row[column]) for column in COLUMNS])
+        write_atomically(path, table.getvalue().encode())
 
 
 def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Evaluation:
@@ -138,7 +144,9 @@ def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Eval
                             _measure(codec, image, codec.qualities[:1])
                         rows += _measure(codec, image, codec.qualities)
                     warm = True
-                except (OSError, ValueError) as error:
+                except (OSError, ValueError, MemoryError, RuntimeError) as error:
+                    if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                        raise
                     evaluation.skipped[str(path)] = str(error).removeprefix(f"{path}: ")
                     log.warning("left out %s: %s", path, evaluation.skipped[str(path)])
                 else:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from agvae.quality import check_quality
+
 
 class GainUnit(nn.Module):
     """A gain matrix m and a separately trained inverse gain matrix m′, n levels of c positive gains each.
@@ -18,11 +20,15 @@ class GainUnit(nn.Module):
         self.log_inverse = nn.Parameter(torch.zeros(levels, channels))
 
     def gain(self, quality: Tensor | float) -> Tensor:
-        """m at `quality` (any shape, in [0, levels − 1]): (…, channels). Raises ValueError for a float outside."""
+        """m at `quality` (any shape, in [0, levels − 1]): (…, channels).
+
+        Raises ValueError for a float outside; a tensor is clamped."""
         return self._interpolate(self.log_gain, quality)
 
     def inverse(self, quality: Tensor | float) -> Tensor:
-        """m′ at `quality` (any shape, in [0, levels − 1]): (…, channels). Raises ValueError for a float outside."""
+        """m′ at `quality` (any shape, in [0, levels − 1]): (…, channels).
+
+        Raises ValueError for a float outside; a tensor is clamped."""
         return self._interpolate(self.log_inverse, quality)
 
     @torch.no_grad()
@@ -39,10 +45,10 @@ class GainUnit(nn.Module):
         self.log_inverse.copy_(-self.log_gain)
 
     def _interpolate(self, logs: Tensor, quality: Tensor | float) -> Tensor:
-        # Tensors are not looked into: on a GPU that would wait for it.
-        if not isinstance(quality, Tensor) and not 0 <= quality <= self.levels - 1:
-            raise ValueError(f"quality {quality:g} is outside this model's range 0 to {self.levels - 1}")
+        if not isinstance(quality, Tensor):
+            check_quality(quality, self.levels)
         quality = torch.as_tensor(quality, dtype=logs.dtype, device=logs.device)
+        quality = quality.clamp(0, self.levels - 1)  # to look into a tensor would wait for a GPU
         lower = quality.floor().long()
         upper = (lower + 1).clamp(max=self.levels - 1)
         weight = (quality - lower).unsqueeze(-1)

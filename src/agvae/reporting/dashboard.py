@@ -8,10 +8,10 @@ Needs the extra `dashboard`: pip install 'agvae[dashboard]'.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agvae.arguments import Parser
 from agvae.errors import ConfigError, DataError, exit_on_error
 from agvae.training.loggers import logged_in
 
@@ -157,7 +157,7 @@ def _libraries() -> tuple[Any, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build both and say what they show, or publish them; wrong usage ends with status 2, a refusal of W&B with 1."""
-    parser = argparse.ArgumentParser(prog="python -m agvae.reporting.dashboard", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m agvae.reporting.dashboard", description=__doc__.splitlines()[0])
     parser.add_argument("--publish", metavar="ENTITY/PROJECT", help="save both at W&B, where you are logged in")
     exit_on_error(_build, parser.parse_args(arguments).publish)
 

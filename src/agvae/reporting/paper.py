@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from agvae.errors import ConfigError, DataError, exit_on_error, parsed
+from agvae.arguments import Parser, count, parsed, positive
+from agvae.errors import ConfigError, DataError, exit_on_error
 
 # Like the command line's, a wrong argument is said before torch is there.
 
@@ -59,9 +60,10 @@ PAPER_BOXES = {
 
 def figure1(options: argparse.Namespace) -> None:
     """Gain vectors over channels: m and m′ of y at each level, and those of z if it has gain."""
+    from agvae.codec import open_codec
     from agvae.reporting.figures import gain_figure
 
-    codec = _codec(options.model, options.device)
+    codec = open_codec(options.model, options.device)
     if codec.model.gain is None:
         raise DataError(f"{options.model}: a fixed-rate model (gain none) has no gain vectors to draw")
     numbers = {}
@@ -80,13 +82,14 @@ def figure2(options: argparse.Namespace) -> None:
 
     The asymmetric model's symmetric counterpart on the same latent is, element by element, the Gaussian of the same
     mean and variance. With --symmetric a second model, trained so, is shown on its own latent at equal PSNR."""
+    from agvae.codec import open_codec
     from agvae.reporting.latents import bits, gaussian_of
     from agvae.reporting.paper_figures import latent_figure
 
-    codec = _codec(options.model, options.device)
+    codec = open_codec(options.model, options.device)
     if codec.model.symmetric:
         raise DataError(f"{options.model}: its entropy is symmetric; figure2 compares an asymmetric one with it")
-    other = _codec(options.symmetric, options.device) if options.symmetric else None
+    other = open_codec(options.symmetric, options.device) if options.symmetric else None
     if other and not other.model.symmetric:
         raise DataError(f"{options.symmetric}: its entropy is asymmetric; --symmetric takes a symmetric model")
     name, image = options.picture, _load(options.images, options.picture)
@@ -119,13 +122,14 @@ def figures3_6(options: argparse.Namespace) -> None:
 
     The codecs take the target rate, or as much of it as their steps allow; AG-VAE takes 99 to 100 % of the first one's.
     A codec that is not installed is named and left out."""
+    from agvae.codec import open_codec
     from agvae.reporting.paper_figures import comparison_figure
 
     given = {"msssim": options.msssim, "mse": options.mse}
     if not any(given.values()):
         raise ConfigError("--mse or --msssim must name a model")
     others = _others(options.codecs, dict(options.programs))
-    models = {loss: _codec(name, options.device) for loss, name in given.items() if name}
+    models = {loss: open_codec(name, options.device) for loss, name in given.items() if name}
     for loss, codec in models.items():
         if codec.levels == 1:
             raise DataError(f"{given[loss]}: a fixed-rate model, whose rate cannot be adapted to another codec's")
@@ -151,9 +155,10 @@ def figures3_6(options: argparse.Namespace) -> None:
 
 def equations(options: argparse.Namespace) -> None:
     """Equations 1 and 2: what CVR and HCVR cost, counted and by the formula; and what each part of the model costs."""
+    from agvae.codec import open_codec
     from agvae.evaluation.complexity import DECODER, ENCODER, GAIN_UNITS, gain_costs, part_costs, total
 
-    codec = _codec(options.model, options.device)
+    codec = open_codec(options.model, options.device)
     width, height = options.size
     levels = options.levels or (codec.levels if codec.levels > 1 else PAPER_LEVELS)
     rows, numbers = [], {}
@@ -242,14 +247,13 @@ class LatentView:
     @classmethod
     def at(cls, codec: "Codec", image: np.ndarray, picture: str, **target: float) -> "LatentView":
         """At a target of `Codec.compress`; raises DataError if the model cannot meet it."""
-        from agvae.codec.bitstream import unpack
+        from agvae.codec.bitstream import quality_of
         from agvae.metrics import psnr
-        from agvae.quality import quality_from_fixed
         from agvae.reporting.latents import coded_latent
 
         latent = codec.analyze(image)
         data = _compressed(codec, latent, picture, **target)
-        coded = coded_latent(codec.model, latent.y, quality_from_fixed(unpack(data)[0].quality))
+        coded = coded_latent(codec.model, latent.y, quality_of(data))
         bpp = 8 * len(data) / (image.shape[0] * image.shape[1])
         return cls(codec, picture, bpp, psnr(image, codec.decompress(data)), coded)
 
@@ -361,12 +365,11 @@ def _at_rate(codec: "ClassicalCodec", image: np.ndarray, bpp: float, picture: st
 
 
 def _ours_at_rate(codec: "Codec", image: np.ndarray, bpp: float, picture: str) -> "Coded":
-    from agvae.codec.bitstream import unpack
+    from agvae.codec.bitstream import quality_of
     from agvae.evaluation.classical import Coded
-    from agvae.quality import quality_from_fixed
 
     data = _compressed(codec, image, picture, bpp=bpp)
-    rate, quality = 8 * len(data) / (image.shape[0] * image.shape[1]), quality_from_fixed(unpack(data)[0].quality)
+    rate, quality = 8 * len(data) / (image.shape[0] * image.shape[1]), quality_of(data)
     return Coded(np.asarray(codec.decompress(data)), rate, quality)
 
 
@@ -395,23 +398,6 @@ def detailed_boxes(image: np.ndarray, count: int = 2, side: int = 120) -> list[t
 
 
 # ---------------------------------------------------- in and out
-
-
-def _codec(name: str, device: str) -> "Codec":
-    """A model by its shipped name, of a .safetensors file or of a checkpoint; raises ConfigError or DataError."""
-    import torch
-
-    from agvae.codec import Codec
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    load = Codec.from_checkpoint if name.endswith(".ckpt") else Codec.load
-    try:
-        return load(name, device)
-    except (OSError, ValueError) as error:
-        raise DataError(str(error)) from error
 
 
 def _others(names: Sequence[str], programs: dict[str, str]) -> list["ClassicalCodec"]:
@@ -492,13 +478,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_on_error(options.command, options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         "python -m agvae.reporting.paper", description="Draw the paper's figures and tables from a trained model."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace], None]) -> Parser:
         words = " ".join(command.__doc__.split())
         added = commands.add_parser(name, help=words.partition(".")[0], description=words)
         added.add_argument("--output", type=Path, default=Path("outputs/paper"), metavar="DIR", help=_OUTPUT)
@@ -506,12 +492,12 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    def add_model(command: argparse.ArgumentParser, **names: str) -> None:
+    def add_model(command: Parser, **names: str) -> None:
         for name, words in names.items():
             command.add_argument(f"--{name}", required=name == "model", metavar="MODEL", help=f"{words}: {_MODEL}")
         command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
 
-    def add_images(command: argparse.ArgumentParser) -> None:
+    def add_images(command: Parser) -> None:
         command.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder with the pictures")
 
     add_model(add("figure1", figure1), model="the model")
@@ -520,7 +506,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model(command, model="an asymmetric model", symmetric="a symmetric one to show beside it")
     add_images(command)
     command.add_argument("--picture", default="kodim21", metavar="NAME", help="a file's name (default: kodim21)")
-    command.add_argument("--bpp", type=_positive, default=0.5, metavar="B", help="rate of the file (default: 0.5)")
+    command.add_argument("--bpp", type=positive, default=0.5, metavar="B", help="rate of the file (default: 0.5)")
 
     command = add("figures3-6", figures3_6)
     add_model(command, mse="the model trained for MSE", msssim="the model trained for MS-SSIM")
@@ -563,7 +549,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model(command, model="the model")
     command.add_argument("--size", type=_size, default=(768, 512), metavar="WxH", help="picture (default: 768x512)")
     command.add_argument(
-        "--levels", type=_count, metavar="N", help="gain vectors (default: the model's, 6 for a fixed-rate one)"
+        "--levels", type=count, metavar="N", help="gain vectors (default: the model's, 6 for a fixed-rate one)"
     )
 
     command = add("rd", rd)
@@ -580,14 +566,6 @@ def _parser() -> argparse.ArgumentParser:
 
 _MODEL = "a shipped model's name, a .safetensors file or a checkpoint (.ckpt)"
 _OUTPUT = "folder for pictures, tables and numbers (default: outputs/paper)"
-
-
-def _positive(text: str) -> float:
-    return parsed(text, float, lambda value: 0 < value < math.inf, "a number above 0")
-
-
-def _count(text: str) -> int:
-    return parsed(text, int, lambda value: value > 0, "a whole number above 0")
 
 
 def _size(text: str) -> tuple[int, ...]:

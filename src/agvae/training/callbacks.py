@@ -16,6 +16,7 @@ from torch import Tensor
 from agvae.data import Batch
 from agvae.errors import ConfigError, DataError
 from agvae.training.acceleration import compile_networks
+from agvae.training.loggers import logs_after
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,10 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, path: str | Path, every_n_steps: int):
+        """Raises ConfigError for less than one step."""
         self.path = Path(path)
+        if every_n_steps < 1:
+            raise ConfigError(f"callbacks.last.every_n_steps={every_n_steps} is not a number of steps from 1 on")
         self.every_n_steps = every_n_steps
         self.saved_step = 0
         self.validation_due = False
@@ -239,7 +243,7 @@ class SkippedSteps(Callback):
         self.paths = []
         while len(self.asked) > (arrived is not None):
             self._count(trainer, self.asked.popleft())
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if logs_after(trainer, trainer.global_step):
             pl_module.log("train/skipped_steps", float(self.total))
 
     def state_dict(self) -> dict[str, int]:
@@ -291,7 +295,7 @@ class DataWait(Callback):
             self.since += time.perf_counter() - self.paused
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self.waited is not None and trainer.global_step % trainer.log_every_n_steps == 0:
+        if self.waited is not None and logs_after(trainer, trainer.global_step):
             now, waited = time.perf_counter(), trainer.train_dataloader.waited
             pl_module.log("train/data_wait", (waited - self.waited) / (now - self.since))
             self.since, self.waited = now, waited

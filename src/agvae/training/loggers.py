@@ -1,4 +1,4 @@
-"""The W&B logger, which works without an account, without the network and without a question."""
+"""When values are logged, and the W&B logger, which works without an account, the network, or a question."""
 
 import functools
 import logging
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,6 +24,11 @@ log = logging.getLogger(__name__)
 
 FINISH_TIMEOUT = 600
 """Seconds for which a finished run waits for its uploads; what is missing is on disk, for `wandb sync`."""
+
+
+def logs_after(trainer: Trainer, step: int) -> bool:
+    """Whether values are logged after optimiser step `step`; with trainer.log_every_n_steps=0 they never are."""
+    return trainer.log_every_n_steps > 0 and step % trainer.log_every_n_steps == 0
 
 
 class Forgiving:

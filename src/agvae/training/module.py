@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from agvae.data import Batch
 from agvae.errors import ConfigError, numbers
 from agvae.models import AGVAE
+from agvae.quality import check_quality, half_levels
+from agvae.training.loggers import logs_after
 from agvae.training.losses import (
     DISTORTIONS,
     MS_SSIM_SMALLEST_SIDE,
@@ -137,7 +139,7 @@ class AGVAEModule(LightningModule):
             self.log("train/psnr", psnr(decoded).mean(), prog_bar=True)
             self.log("train/aux_loss", aux_loss)
             # Reading which levels were drawn waits for the device, so only when the values are kept.
-            if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            if logs_after(self.trainer, self.global_step + 1):
                 for s in level.unique().tolist():
                     self.log(f"train/loss_level_{s}", losses[level == s].mean())
         total = loss + aux_loss
@@ -254,10 +256,12 @@ def _strided_1x1(module: nn.Module) -> bool:
 
 def _validation_qualities(qualities: list[float] | None, levels: int) -> list[float]:
     if qualities is None:
-        return [q / 2 for q in range(2 * levels - 1)]
+        return half_levels(levels)
     qualities = numbers("validation.qualities", qualities)
-    outside = [q for q in qualities if not 0 <= q <= levels - 1]
-    if outside:
-        raise ConfigError(f"validation.qualities: {outside[0]:g} is outside this model's range 0 to {levels - 1}")
+    try:
+        for quality in qualities:
+            check_quality(quality, levels)
+    except ValueError as error:
+        raise ConfigError(f"validation.qualities: {error}") from None
     # val/loss is the mean over the levels, so they are always among them.
     return sorted({*qualities, *map(float, range(levels))})
