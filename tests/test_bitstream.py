@@ -40,7 +40,6 @@ headers = st.builds(
     exif=blocks,
     icc=blocks,
 )
-PLAIN = Header(b"abcd", 3, 5, 1024)
 
 
 @pytest.fixture

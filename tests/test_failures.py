@@ -474,16 +474,27 @@ def test_the_share_of_time_spent_waiting_for_data_is_logged(tmp_path, cache):
 
 
 def test_precision_is_float32_where_bfloat16_is_slow_wrong_or_crashes(tiny_config, monkeypatch):
+    def chosen(resumed=None, **keys):
+        trainer = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"} | keys
+        return choose_precision(trainer, tiny_config, resumed)
+
     answers = {"speedup": 3.0, "loss": 0.0, "cosine": 1.0}
     monkeypatch.setattr("agvae.training.acceleration.try_bfloat16", lambda model: answers)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    assert choose_precision("cpu", tiny_config) == "32-true"
+    assert chosen() == chosen(resumed="bf16-mixed") == "32-true"
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
-    assert choose_precision("cpu", tiny_config) == "bf16-mixed"
+    assert chosen() == "bf16-mixed"
+    assert chosen(resumed="32-true") == chosen(devices=2) == chosen(num_nodes=2) == chosen(strategy="fsdp") == "32-true"
     answers = {"speedup": 1.1, "loss": 0.0, "cosine": 1.0}
-    assert choose_precision("cpu", tiny_config) == "32-true"
+    assert chosen() == "32-true"
+    assert chosen(resumed="bf16-mixed") == "bf16-mixed"
     answers = {"reason": "crashes (status -11)"}
-    assert choose_precision("cpu", tiny_config) == "32-true"
+    assert chosen() == "32-true"
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for emulated, precision in ((False, "bf16-mixed"), (True, "32-true")):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True, e=emulated: not e)
+        assert chosen(accelerator="gpu", devices=4) == chosen(accelerator="auto") == precision
 
 
 @pytest.mark.parametrize("transforms", ["minnen2018", "residual"])

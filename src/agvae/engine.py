@@ -6,7 +6,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from agvae.errors import ConfigError, DataError, numbers
@@ -194,7 +193,8 @@ def train(cfg: DictConfig) -> Any:
             raise error.__cause__ from None
         raise
     if config["trainer"]["precision"] == "auto":
-        config["trainer"]["precision"] = _choose_precision(config, checkpoint.get("precision"))
+        precision = acceleration.choose_precision(config["trainer"], config["model"], checkpoint.get("precision"))
+        config["trainer"]["precision"] = precision
     try:
         trainer = Trainer(
             **config["trainer"],
@@ -241,23 +241,6 @@ def train(cfg: DictConfig) -> Any:
             if trainer.global_step != trainer.max_steps:
                 say(f"            {_resume_command(folder / 'last.ckpt')}")
     return trainer
-
-
-def _choose_precision(config: dict[str, Any], resumed: str | None) -> str:
-    """What trainer.precision=auto stands for: that of a run that is `resumed`, else what is best here.
-
-    Float32 under FSDP, and for several processes on a CPU, which might not agree."""
-    from agvae.training import acceleration
-
-    trainer, accelerator = config["trainer"], config["trainer"]["accelerator"]
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        accelerator = "cuda"
-    elif accelerator == "auto" and not torch.backends.mps.is_available():
-        accelerator = "cpu"
-    alone = str(trainer["devices"]) in ("1", "auto") and trainer["num_nodes"] == 1
-    if str(trainer["strategy"]).startswith("fsdp") or (accelerator == "cpu" and not alone):
-        return acceleration.FLOAT32
-    return resumed or acceleration.choose_precision(accelerator, config["model"])
 
 
 def _initialise(model: Any, name_or_path: str) -> None:

@@ -79,8 +79,8 @@ def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = Fa
         raise ModelError("the weights hold values that are not finite, or too large for float16")
     stored = _assemble(model.config, weights)
     _exact(stored)
-    form = "symmetric" if model.symmetric else model.form
-    return ModelFile(model.config, weights, build_tables(form, *stored.prior.pmf(), tail=model.tail), info or {})
+    tables = build_tables(model.table_form, *stored.prior.pmf(), tail=model.tail)
+    return ModelFile(model.config, weights, tables, info or {})
 
 
 def _exact(model: AGVAE) -> AGVAE:
@@ -157,7 +157,7 @@ def load(name_or_path: str | Path) -> ModelFile:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: its configuration or tables are not sound ({error})") from error
-    if len(checked.z_offset) != model.N or checked.form != ("symmetric" if model.symmetric else model.form):
+    if len(checked.z_offset) != model.N or checked.form != model.table_form:
         raise ModelError(f"{path}: its tables are not those of its configuration")
     return ModelFile(config, weights, checked, metadata.get("info", {}))
 

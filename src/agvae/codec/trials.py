@@ -57,7 +57,8 @@ class Trimmer:
         self._offers: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def offer(self, number: int, symbols: np.ndarray, left: np.ndarray, right: np.ndarray, rests: np.ndarray) -> None:
-        """Take in a pass of y that an encoder knows by `number`; `rests` (n,) are what rounding to symbols took off."""
+        """Take in a pass of y that an encoder knows by `number`; `symbols`, their scale indices `left` and `right`,
+        and `rests`, what rounding took off them, are (n,) in coding order."""
         # What a step adds to the squared error of v = s + r is (v − s ± 1)² − (v − s)² = 1 + 2·r·sign(s); in 64ths, so
         # that a float's last bits do not decide.
         added = np.rint(64 + 128 * rests * np.sign(symbols))

@@ -45,7 +45,7 @@ class ImageDataModule(LightningDataModule):
     images, batch size and number of processes are the same. Validation runs over the same pictures in every
     process, so that its figures do not depend on how many there are.
 
-    Raises DataError for a configuration that cannot be trained on, and, in `setup`, when no usable image is
+    Raises ConfigError for a data set that is not for training, and, in `setup`, DataError when no usable image is
     left. `setup` needs no trainer and does its work once: call it before `Trainer.fit` to fail early.
     """
 

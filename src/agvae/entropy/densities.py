@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-FORMS = ("half_mass", "two_piece")
+ASYMMETRIC_FORMS = ("half_mass", "two_piece")
 
 SCALE_MIN = 0.11
 """Smallest σ of a model, in quantiser steps (CompressAI's): under it a bin of width 1 holds all the mass."""
@@ -59,8 +59,8 @@ def likelihood(
     >>> likelihood(torch.tensor([0.0, 1.0]), 0 * one, one, one)
     tensor([0.3829, 0.2417])
     """
-    if form not in FORMS:
-        raise ValueError(f"form is {' or '.join(FORMS)}, not {form!r}")
+    if form not in ASYMMETRIC_FORMS:
+        raise ValueError(f"form is {' or '.join(ASYMMETRIC_FORMS)}, not {form!r}")
     with torch.autocast(y_hat.device.type, enabled=False):
         x, sigma_l, sigma_r = (v if v.dtype == torch.float64 else v.float() for v in (y_hat - mu, sigma_l, sigma_r))
         low, high = x - 0.5, x + 0.5

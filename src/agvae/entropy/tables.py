@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agvae.entropy.densities import SCALE_MIN, TAIL_RATIO, scale_min
+from agvae.entropy.densities import ASYMMETRIC_FORMS, SCALE_MIN, TAIL_RATIO, scale_min
 
 # ±1 at the smallest σ, 0.11, has a mass of 2.7·10⁻⁶ each. With 16 bits it could have no less than 1.5·10⁻⁵, and files
 # would part from the model's own estimate by 1 % where a model errs that way.
 PRECISION = 20
 TOTAL = 1 << PRECISION
-FORMS = ("symmetric", "half_mass", "two_piece")
+FORMS = ("symmetric", *ASYMMETRIC_FORMS)
 
 # No symbol, coded by a table or escaped, reaches this magnitude.
 SYMBOL_LIMIT = 1 << 24

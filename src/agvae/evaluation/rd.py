@@ -37,6 +37,7 @@ class Curve:
 
     @property
     def is_ours(self) -> bool:
+        """Whether it is of an agvae model."""
         return "quality" in self.results
 
     @classmethod
@@ -153,6 +154,34 @@ def quality_db(curve: Curve, metric: str) -> np.ndarray:
     """The curve's `metric` on a dB scale, one value per point; NaN where there is none."""
     values = curve.results.get(metric) or [math.nan] * len(curve.results["bpp"])
     return np.array([ms_ssim_db(value) for value in values] if metric == "ms-ssim-rgb" else values)
+
+
+def pchip(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The monotone cubic through (x, y), as BD-rates use it, at other x: NaN outside, and everywhere if x does not
+    rise. Points that are not finite are left out."""
+    from scipy.interpolate import PchipInterpolator
+
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = np.asarray(x)[finite], np.asarray(y)[finite]
+    if len(x) < 2 or (np.diff(x) <= 0).any():
+        return np.full(len(at), math.nan)
+    return PchipInterpolator(x, y, extrapolate=False)(at)
+
+
+def loss_between_levels(curve: Curve, metric: str = "psnr-rgb") -> tuple[np.ndarray, np.ndarray]:
+    """The qualities of a model's curve that lie between trained levels, and what each loses, in dB at equal rate.
+
+    The loss is against the PCHIP curve of log bpp through the levels, and NaN outside the range of that. Both are empty
+    for a curve without such qualities."""
+    quality, rate, db = (
+        np.array(curve.results.get("quality", [])),
+        np.log(curve.results["bpp"]),
+        quality_db(curve, metric),
+    )
+    if not quality.size:
+        return quality, quality
+    level = quality % 1 == 0
+    return quality[~level], pchip(rate[level], db[level], rate[~level]) - db[~level]
 
 
 def _rising_points(curve: Curve, metric: str, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agvae.entropy.densities import FORMS, LIKELIHOOD_MIN, likelihood, lower_bound, scale_min
+from agvae.entropy.densities import ASYMMETRIC_FORMS, LIKELIHOOD_MIN, likelihood, lower_bound, scale_min
 from agvae.entropy.factorized import FactorizedPrior
 from agvae.models.context import CONTEXTS, Cell
 from agvae.models.gain import GainUnit
@@ -62,7 +62,7 @@ class AGVAE(nn.Module):
         self.levels = _levels(gain)
         self.symmetric = _choice(entropy["name"], "entropy", ("symmetric", "asymmetric")) == "symmetric"
         # With σ_l = σ_r both forms are the Gaussian; naming one keeps the rest free of the case.
-        self.form = "half_mass" if self.symmetric else _choice(entropy["form"], "entropy form", FORMS)
+        self.form = "half_mass" if self.symmetric else _choice(entropy["form"], "entropy form", ASYMMETRIC_FORMS)
         self.tail = float(entropy.get("tail", 0.0))
         if not 0 <= self.tail < 1:
             raise ValueError(f"entropy.tail={self.tail} is no weight in [0, 1)")
@@ -92,6 +92,11 @@ class AGVAE(nn.Module):
 
     stride = STRIDE_Z
     """Height and width of a picture must be multiples of this."""
+
+    @property
+    def table_form(self) -> str:
+        """The form of its coding tables: symmetric, half_mass or two_piece."""
+        return "symmetric" if self.symmetric else self.form
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AGVAE":

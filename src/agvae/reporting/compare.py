@@ -11,15 +11,17 @@ import numpy as np
 
 from agvae.errors import ConfigError
 from agvae.evaluation import KODAK_IMAGES, METRICS, Curve, bd_rate, published_curves, quality_db, slug
-from agvae.evaluation.rd import BDRate
+from agvae.evaluation.rd import BDRate, loss_between_levels, pchip
 from agvae.reporting.runs import EvaluationRun, Runs, TrainingRun
 from agvae.training.losses import level_lambdas
+from agvae.training.runs import flat
 
 LEVELS, GAIN, ENTROPY, LAMBDAS = "model.gain.levels", "model.gain.name", "model.entropy", "loss.lambdas"
 
-_SECTIONS = ("model", "loss", "data", "optimizer", "scheduler", "ema", "validation", "trainer", "seed")
-# Where and how fast a run trains is no property of its model.
-_IGNORED = ("data.cache", "data.cache_gib", "data.num_workers", "data.download", "loss.ladder", "validation.qualities")
+_SECTIONS = ("model", "init_from", "loss", "data", "optimizer", "scheduler", "ema", "validation", "trainer", "seed")
+# Where and how fast a run trains, and what it is validated on, is no property of its model.
+_IGNORED = {f"data.{key}" for key in ("cache", "cache_gib", "cache_dir", "num_workers", "shuffle_shards", "download")}
+_IGNORED |= {"data.val_images", "data.val_crop", "loss.ladder", "validation.qualities"}
 _TRAINER = ("max_steps", "max_epochs", "max_time", "precision", "accumulate_grad_batches", "gradient_clip_val")
 _VALIDATION = ("layout", "name", "root", "val_root", "val_share", "val_images", "val_crop")
 # What the others are measured against: the plainest choice, where it is among them.
@@ -47,7 +49,7 @@ class Model:
         return self.choices.get(LEVELS) == 1
 
 
-class Measured(NamedTuple):
+class MeasuredModel(NamedTuple):
     """A model's curve over a set of images; `notes` says what each point is, e.g. "level 2" or "λ = 0.007"."""
 
     model: Model
@@ -76,7 +78,7 @@ class Group(NamedTuple):
     """Models that differ in one choice only: `rows` has (value, measured, BD-rate by metric against the first)."""
 
     same: Choices
-    rows: list[tuple[Any, Measured, dict[str, BDRate | None]]]
+    rows: list[tuple[Any, MeasuredModel, dict[str, BDRate | None]]]
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Panel:
     title: str
     subtitle: str
     coded: bool
-    models: list[Measured] = field(default_factory=list)
+    models: list[MeasuredModel] = field(default_factory=list)
     codecs: list[Curve] = field(default_factory=list)
     published: tuple[Curve, ...] = ()
 
@@ -96,7 +98,7 @@ class Panel:
         groups = {key: _groups(known, key) for key in differing([m.model.choices for m in known])}
         return {key: found for key, found in groups.items() if found}
 
-    def gaps(self) -> list[tuple[Measured, Gap | str]]:
+    def gaps(self) -> list[tuple[MeasuredModel, Gap | str]]:
         """For each model with qualities between its levels what it loses there, or why that is unknown."""
         fixed = [m for m in self.models if m.model.joined and len(m.curve.results["bpp"]) > 1]
         found = [(m, _gap(m.curve, _matching(m, fixed))) for m in self.models if not m.model.joined]
@@ -168,11 +170,11 @@ def differing(choices: Sequence[Choices]) -> list[str]:
 
 def _choices(config: Mapping[str, Any], path: Path, notes: list[str]) -> Choices:
     """What a configuration chooses, by dotted key: entropy as one word, the λ of each level written out."""
-    flat = _flat({name: config[name] for name in _SECTIONS if name in config})
+    written = flat({name: config[name] for name in _SECTIONS if name in config})
     trainer = {f"trainer.{name}" for name in _TRAINER}
     kept = {
         key: value
-        for key, value in flat.items()
+        for key, value in written.items()
         if key not in _IGNORED and (not key.startswith("trainer.") or key in trainer)
     }
     name, form = kept.pop("model.entropy.name", None), kept.pop("model.entropy.form", None)
@@ -185,13 +187,6 @@ def _choices(config: Mapping[str, Any], path: Path, notes: list[str]) -> Choices
             notes.append(f"{path}: its λ are unknown ({error})")
             kept.pop(LAMBDAS, None)
     return kept
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Choices:
-    flat: Choices = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def _frozen(value: Any) -> Hashable:
@@ -369,13 +364,13 @@ def _equal(one: Curve, other: Curve) -> bool:
 
 def _measured(
     model: Model, found: Sequence[tuple[Any, Curve]], choices: Mapping[int, Choices], notes: list[str]
-) -> Measured:
+) -> MeasuredModel:
     if not model.joined:
         for run, _ in found[1:]:
             notes.append(f"{run.path}: {model.label} was measured on these images before: left out")
         curve = replace(found[0][1], name=model.label)
         qualities = curve.results.get("quality", [])
-        return Measured(model, curve, tuple(_place(quality) for quality in qualities))
+        return MeasuredModel(model, curve, tuple(_place(quality) for quality in qualities))
     by_lambda: dict[float, Curve] = {}
     for run, curve in found:
         value = choices[id(run)].get(LAMBDAS, [math.nan])[0]
@@ -387,7 +382,7 @@ def _measured(
     keys = ("bpp", *METRICS)
     results = {key: [curve.results.get(key, [math.nan])[0] for _, curve in ordered] for key in keys}
     points = tuple(f"λ = {value:g}" for value, _ in ordered)
-    return Measured(model, Curve(model.label, "one model per λ", results), points)
+    return MeasuredModel(model, Curve(model.label, "one model per λ", results), points)
 
 
 def _place(quality: float) -> str:
@@ -399,12 +394,12 @@ def _place(quality: float) -> str:
 # ----------------------------------------------------- what it is worth
 
 
-def _groups(measured: Sequence[Measured], key: str) -> list[Group]:
+def _groups(measured: Sequence[MeasuredModel], key: str) -> list[Group]:
     """Groups that differ in `key` alone, or in what cannot but differ with it."""
     bound = {LEVELS: (LAMBDAS, GAIN), "loss.name": (LAMBDAS,)}.get(key, ())
     # A fixed-rate model has no gain unit: it is beside models with either kind.
     gains = {m.model.choices.get(GAIN) for m in measured if not m.model.joined} if key == LEVELS else set()
-    groups: dict[Hashable, list[Measured]] = {}
+    groups: dict[Hashable, list[MeasuredModel]] = {}
     for one in measured:
         if key in one.model.choices:
             rest = _without(one.model.choices, key, *bound)
@@ -418,10 +413,10 @@ def _groups(measured: Sequence[Measured], key: str) -> list[Group]:
     return found
 
 
-def _group(members: list[Measured], key: str, bound: Sequence[str]) -> Group:
+def _group(members: list[MeasuredModel], key: str, bound: Sequence[str]) -> Group:
     baseline = _BASELINES.get(key)
 
-    def place(one: Measured) -> tuple:
+    def place(one: MeasuredModel) -> tuple:
         value = one.model.choices[key]
         return value != baseline, _sortable(value), one.model.index
 
@@ -444,7 +439,7 @@ def _sortable(value: Any) -> tuple:
     return (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
 
 
-def _matching(measured: Measured, fixed: Sequence[Measured]) -> Curve | None:
+def _matching(measured: MeasuredModel, fixed: Sequence[MeasuredModel]) -> Curve | None:
     """The curve of the fixed-rate models that share all of this model's choices but those of its gain units."""
     keys = (LEVELS, GAIN, LAMBDAS)
     own = _without(measured.model.choices, *keys)
@@ -462,11 +457,10 @@ def _gap(curve: Curve, fixed: Curve | None) -> Gap | str | None:
     at, between = _part(curve, trained), _part(curve, ~trained)
     mean, largest, worst = {}, {}, {}
     for metric in METRICS:
-        expected = _pchip(np.log(at.results["bpp"]), quality_db(at, metric), np.log(between.results["bpp"]))
-        loss = expected - quality_db(between, metric)
+        places, loss = loss_between_levels(curve, metric)
         if np.isfinite(loss).any():
             mean[metric], largest[metric] = float(np.nanmean(loss)), float(np.nanmax(loss))
-            worst[metric] = float(quality[~trained][np.nanargmax(loss)])
+            worst[metric] = float(places[np.nanargmax(loss)])
     if not mean:
         return "its rate does not rise with its level"
     to_fixed = [_extra_bits(fixed, part) if fixed else None for part in (at, between)]
@@ -480,17 +474,6 @@ def _part(curve: Curve, which: np.ndarray) -> Curve:
 def _extra_bits(anchor: Curve, test: Curve) -> float | None:
     """Mean over the points of `test` of the difference in rate at equal PSNR, in percent."""
     metric = "psnr-rgb"
-    expected = _pchip(quality_db(anchor, metric), np.log(anchor.results["bpp"]), quality_db(test, metric))
+    expected = pchip(quality_db(anchor, metric), np.log(anchor.results["bpp"]), quality_db(test, metric))
     ratio = np.log(test.results["bpp"]) - expected
     return 100 * math.expm1(np.nanmean(ratio)) if np.isfinite(ratio).any() else None
-
-
-def _pchip(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The monotone cubic through (x, y), as BD-rates use it; NaN outside, and everywhere if x does not rise."""
-    from scipy.interpolate import PchipInterpolator
-
-    finite = np.isfinite(x) & np.isfinite(y)
-    x, y = np.asarray(x)[finite], np.asarray(y)[finite]
-    if len(x) < 2 or (np.diff(x) <= 0).any():
-        return np.full(len(at), math.nan)
-    return PchipInterpolator(x, y, extrapolate=False)(at)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 
-class Comparison(NamedTuple):
+class Question(NamedTuple):
     """What one sweep compares: the key of the configuration that it varies, its values, and words for a reader."""
 
     key: str
@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
     explanation: str
 
 
-GAIN_VECTORS = Comparison(
+GAIN_VECTORS = Question(
     "gain_vectors",
     (*(f"fixed_{s}" for s in range(6)), "n2", "n3", "n4", "n6", "n8"),
     "How many gain vectors?",
@@ -37,7 +37,7 @@ GAIN_VECTORS = Comparison(
     "fixed_5 are fixed-rate models at the λ of that range. Curves have points at the trained levels and half-way "
     "between them, where a model lives on interpolation.",
 )
-ENTROPY = Comparison(
+ENTROPY = Question(
     "entropy",
     ("symmetric", "half_mass", "two_piece"),
     "Symmetric or asymmetric entropy?",
@@ -114,7 +114,7 @@ def _curves(wr: Any) -> list[Any]:
     ]
 
 
-def _comparison(wr: Any, comparison: Comparison) -> list[Any]:
+def _comparison(wr: Any, comparison: Question) -> list[Any]:
     """Runs with the same value of what is compared as one line, with their spread."""
     grouped = {"groupby": wr.Config(comparison.key), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     bd_rates = [f"val/bd_rate_{anchor}_psnr" for anchor in ("bpg", "vtm")]

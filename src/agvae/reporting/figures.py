@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _AXIS = {"psnr-rgb": "PSNR, RGB (dB)", "ms-ssim-rgb": "MS-SSIM, RGB: −10·log₁₀(1 − MS-SSIM) (dB)"}
 _LOG_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 _NO_RATE = 1e-5  # bpp; a channel below has fewer than 8 bits in a picture of 768×512
-_INK, _GRID = "#22262b", "#e3e6ea"
+INK, _GRID = "#22262b", "#e3e6ea"
 _OURS = ("#d6261d", "#7a2fb5", "#00796b")
 # Okabe and Ito's palette without its red: told apart by colour-blind readers too.
 _MEASURED = ("#0072b2", "#e69f00", "#009e73", "#56b4e9", "#cc79a7", "#8c6d31")
@@ -38,7 +38,7 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
     """
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure = _figure(9, 5.2)
+    figure = new_figure(9, 5.2)
     axes = figure.add_subplot()
     ours = [curve for curve in curves if curve.is_ours]
     others = [curve for curve in curves if not curve.is_ours]
@@ -74,11 +74,11 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
         margin = 0.06 * (top - db.min()) or 1.0
         axes.set(xlim=(low, high), ylim=(db.min() - margin, top + margin))
 
-    _dress(axes, title, "bits per pixel, whole file", _AXIS[metric])
+    dress(axes, title, "bits per pixel, whole file", _AXIS[metric])
     entries = [_heading("this run"), *front, *beside]
     if behind:
         entries += [_heading(""), _heading("published"), *behind]
-    legend = figure.legend(handles=entries, loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    legend = figure.legend(handles=entries, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
     for entry, text in zip(entries, legend.get_texts(), strict=True):
         if entry.get_linestyle() == "None":
             text.set_fontweight("bold")
@@ -87,33 +87,33 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
 
 def gain_figure(gains: np.ndarray, inverses: np.ndarray, title: str = "") -> Figure:
     """Gain vectors m and m′ over channels (AG-VAE, figure 1): two (n, C) arrays, one line for each of n levels."""
-    figure = _figure(9, 5.6)
+    figure = new_figure(9, 5.6)
     above, below = figure.subplots(2, sharex=True)
     for axes, vectors, heading, symbol in ((above, gains, title, "gain m"), (below, inverses, "", "inverse gain m′")):
         for level, (vector, color) in enumerate(zip(vectors, _rising_colors(len(vectors)), strict=True)):
             axes.plot(vector, color=color, linewidth=1.2, label=f"level {level}")
         axes.set_yscale("log")
-        _plain_log_ticks(axes.yaxis)
+        plain_log_ticks(axes.yaxis)
         axes.set_xlim(0, max(1, gains.shape[1] - 1))
-        _dress(axes, heading, "", symbol)
-    below.set_xlabel("channel", color=_INK)
+        dress(axes, heading, "", symbol)
+    below.set_xlabel("channel", color=INK)
     handles, labels = above.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
 def channel_rate_figure(rates: np.ndarray, title: str = "") -> Figure:
     """Where the bits go: the rate (bpp) of each channel of y, largest first, from (n, C), one line for each level."""
-    figure = _figure(9, 4.6)
+    figure = new_figure(9, 4.6)
     axes = figure.add_subplot()
     for level, (rate, color) in enumerate(zip(rates, _rising_colors(len(rates)), strict=True)):
         axes.plot(np.sort(rate)[::-1], color=color, linewidth=1.7, label=f"level {level}, {rate.sum():.3f} bpp")
     axes.set_yscale("log")
     axes.set_xlim(0, max(1, rates.shape[1] - 1))
     axes.set_ylim(bottom=_NO_RATE)
-    _dress(axes, title, "channel of y, by falling rate", "bits per pixel")
+    dress(axes, title, "channel of y, by falling rate", "bits per pixel")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -132,7 +132,7 @@ def reconstruction_figure(
     height, width = original.shape[:2]
     gap, text, dpi = 8, 40, 100
     pixels = (gap + (width + gap) * (1 + len(decoded)), text + 2 * (height + text) + gap)
-    figure = _figure(pixels[0] / dpi, pixels[1] / dpi, dpi=dpi, layout=None)
+    figure = new_figure(pixels[0] / dpi, pixels[1] / dpi, dpi=dpi, layout=None)
 
     def place(image: np.ndarray, column: int, row: int, caption: str, **style: object) -> None:
         left, bottom = gap + column * (width + gap), pixels[1] - text - row * (height + text) - height
@@ -140,9 +140,9 @@ def reconstruction_figure(
         axes = figure.add_axes(box)
         axes.imshow(image, interpolation="none", aspect="auto", **style)
         axes.set_axis_off()
-        axes.text(0, -0.02, caption, transform=axes.transAxes, va="top", fontsize=10, color=_INK)
+        axes.text(0, -0.02, caption, transform=axes.transAxes, va="top", fontsize=10, color=INK)
 
-    figure.text(gap / pixels[0], 1 - 8 / pixels[1], title, va="top", fontsize=12, fontweight="bold", color=_INK)
+    figure.text(gap / pixels[0], 1 - 8 / pixels[1], title, va="top", fontsize=12, fontweight="bold", color=INK)
     place(original, 0, 0, "original")
     for column, (image, label) in enumerate(zip(decoded, labels, strict=True), start=1):
         error = np.abs(image.astype(np.int16) - original).mean(axis=2)
@@ -157,7 +157,8 @@ def rendered(figure: Figure) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def _figure(width: float, height: float, dpi: int = 150, layout: str | None = "constrained") -> Figure:
+def new_figure(width: float, height: float, dpi: int = 150, layout: str | None = "constrained") -> Figure:
+    """An empty white figure of so many inches, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -166,18 +167,19 @@ def _figure(width: float, height: float, dpi: int = 150, layout: str | None = "c
     return figure
 
 
-def _dress(axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label, color=_INK)
-    axes.set_ylabel(y_label, color=_INK)
-    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+def dress(axes, title: str, x_label: str, y_label: str) -> None:
+    """Title, labels, grid and colours as all figures have them."""
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9aa1a9")
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.tick_params(colors=INK, labelsize=9)
 
 
-def _plain_log_ticks(axis) -> None:
+def plain_log_ticks(axis) -> None:
     """Ticks for a logarithmic axis of few decades: 1, 2 and 5 of each, written as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
 

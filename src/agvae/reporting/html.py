@@ -19,7 +19,7 @@ from agvae.reporting.compare import (
     LEVELS,
     Comparison,
     Gap,
-    Measured,
+    MeasuredModel,
     Model,
     Panel,
     differing,
@@ -262,14 +262,16 @@ def _rd_scope(panel: Panel, name: str) -> dict[str, Any]:
     }
 
 
-def _rd_trace(curve: Curve, metric: str, db: bool, key: str, style: Style, of: Measured | str) -> dict[str, Any] | None:
+def _rd_trace(
+    curve: Curve, metric: str, db: bool, key: str, style: Style, of: MeasuredModel | str
+) -> dict[str, Any] | None:
     rate = np.array(curve.results["bpp"], float)
     plain = np.array(curve.results.get(metric) or [math.nan] * len(rate), float)
     value = quality_db(curve, metric) if db else plain
     keep = np.flatnonzero(np.isfinite(rate) & np.isfinite(value))
     if not keep.size:
         return None
-    ours = isinstance(of, Measured)
+    ours = isinstance(of, MeasuredModel)
     quality = np.array(curve.results.get("quality") or np.zeros(len(rate)))
     trained = (quality % 1 == 0)[keep]
     trace = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from agvae.reporting.figures import _INK, _dress, _figure, _plain_log_ticks
+from agvae.reporting.figures import INK, dress, new_figure, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,10 +46,10 @@ class LatentRow(NamedTuple):
 
 def latent_figure(rows: Sequence[LatentRow]) -> Figure:
     """Figure 2: the histogram of a channel of the latent, models over it, and the distribution of their variances."""
-    figure = _figure(13, 4.0 * len(rows))
+    figure = new_figure(13, 4.0 * len(rows))
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, row in zip(parts, rows, strict=True):
-        part.suptitle(row.title, x=0.01, ha="left", color=_INK, fontsize=12, fontweight="bold")
+        part.suptitle(row.title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
         *left, right = part.subplots(1, 3, width_ratios=(1.15, 1.15, 1))
         for axes, histogram in zip(left, row.histograms, strict=True):
             _draw_histogram(axes, histogram)
@@ -70,8 +70,8 @@ def _draw_histogram(axes, histogram: Histogram) -> None:
         lines += axes.plot(curve.x, curve.shares, linewidth=1.9, label=curve.label, **style)
     axes.set_xlim(low - 1.5, high + 1.5)
     axes.set_ylim(0, 1.38 * max(shares.max(), *(curve.shares.max() for curve in histogram.curves)))
-    _dress(axes, "", histogram.label, "share of elements")
-    axes.legend(handles=[bars, *lines], loc="upper left", frameon=False, fontsize=9, labelcolor=_INK)
+    dress(axes, "", histogram.label, "share of elements")
+    axes.legend(handles=[bars, *lines], loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
 
 
 def _draw_variances(axes, left: np.ndarray, right: np.ndarray | None) -> None:
@@ -90,10 +90,10 @@ def _draw_variances(axes, left: np.ndarray, right: np.ndarray | None) -> None:
         axes.hist(variance, histtype="step", linewidth=1.7, label=label, **style)
     axes.set_xscale("log")
     if edges[-1] < 300 * edges[0]:
-        _plain_log_ticks(axes.xaxis)
+        plain_log_ticks(axes.xaxis)
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
-    _dress(axes, "", "variance", "share of elements")
-    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=_INK)
+    dress(axes, "", "variance", "share of elements")
+    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
 
 
 class Decoded(NamedTuple):
@@ -130,7 +130,7 @@ def comparison_figure(original: np.ndarray, decoded: Sequence[Decoded], boxes: S
     large = tall * original.shape[1] / original.shape[0]
     width = 2 * margin + large + len(columns) * (gap + side)
     height = heading + tall + text
-    figure = _figure(width, height, dpi=200, layout=None)
+    figure = new_figure(width, height, dpi=200, layout=None)
 
     def place(image: np.ndarray, x: float, y: float, w: float, h: float):
         """Axes with their upper left corner at (x, y), inches from that of the figure."""
@@ -141,7 +141,7 @@ def comparison_figure(original: np.ndarray, decoded: Sequence[Decoded], boxes: S
 
     whole = place(original, margin, heading, large, tall)
     whole.spines[:].set_visible(False)
-    figure.text(margin / width, 1 - 0.1 / height, title, va="top", color=_INK, fontsize=12, fontweight="bold")
+    figure.text(margin / width, 1 - 0.1 / height, title, va="top", color=INK, fontsize=12, fontweight="bold")
     for box, color in zip(boxes, BOX_COLOURS, strict=False):
         corner = (box.x - 0.5, box.y - 0.5)
         whole.add_patch(Rectangle(corner, box.width, box.height, fill=False, edgecolor=color, linewidth=1.8))
@@ -152,6 +152,6 @@ def comparison_figure(original: np.ndarray, decoded: Sequence[Decoded], boxes: S
             axes.spines[:].set(color=color, linewidth=1.8)
             top += tall_box + gap
         x, y = (left + side / 2) / width, 1 - top / height
-        figure.text(x, y, name, ha="center", va="top", color=_INK, fontsize=10, fontweight="bold")
-        figure.text(x, y - 0.19 / height, "\n".join(lines), ha="center", va="top", color=_INK, fontsize=9.5)
+        figure.text(x, y, name, ha="center", va="top", color=INK, fontsize=10, fontweight="bold")
+        figure.text(x, y - 0.19 / height, "\n".join(lines), ha="center", va="top", color=INK, fontsize=9.5)
     return figure

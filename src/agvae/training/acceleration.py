@@ -20,16 +20,29 @@ log = logging.getLogger(__name__)
 FLOAT32, BFLOAT16 = "32-true", "bf16-mixed"
 
 
-def choose_precision(device: str, model: dict[str, Any]) -> str:
-    """What `trainer.precision=auto` means for `model` on a `device` of type cpu, cuda or another.
+def choose_precision(trainer: dict[str, Any], model: dict[str, Any], resumed: str | None = None) -> str:
+    """What `trainer.precision=auto` means for `model` with the other keys of conf/trainer.
 
     On a GPU that computes in bfloat16, bf16-mixed. On a CPU too if it has bfloat16 matrix units (AMX) and
-    `try_bfloat16`, in a process of its own, finds it right there and at least a quarter faster. 32-true otherwise:
-    without such units oneDNN's bfloat16 convolutions take longer than those in float32."""
-    if device == "cuda":
-        return BFLOAT16 if torch.cuda.is_bf16_supported(including_emulation=False) else FLOAT32
-    if device != "cpu" or not torch.cpu._is_amx_tile_supported():
+    `try_bfloat16`, in a process of its own, finds it right there and at least a quarter faster; a `resumed` run goes on
+    in its own precision there. 32-true otherwise: without such units oneDNN's bfloat16 convolutions take longer than
+    those in float32. Also under FSDP, and for several processes on a CPU, which might not agree."""
+    device = trainer["accelerator"]
+    if device in ("auto", "gpu") and torch.cuda.is_available():
+        device = "cuda"
+    elif device == "auto" and not torch.backends.mps.is_available():
+        device = "cpu"
+    alone = str(trainer["devices"]) in ("1", "auto") and trainer["num_nodes"] == 1
+    if str(trainer["strategy"]).startswith("fsdp") or (device == "cpu" and not alone):
         return FLOAT32
+    if device == "cuda":
+        possible = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        possible = device == "cpu" and torch.cpu._is_amx_tile_supported()
+    if not possible:
+        return FLOAT32
+    if resumed or device == "cuda":
+        return resumed or BFLOAT16
     tried = try_bfloat16(model)
     if "reason" in tried:
         log.warning("trainer.precision=%s: bfloat16 on this CPU %s", FLOAT32, tried["reason"])

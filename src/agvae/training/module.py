@@ -48,6 +48,7 @@ class AGVAEModule(LightningModule):
         validation: dict[str, Any],
         seed: int = 0,
     ):
+        """The groups of conf/ of these names, as plain dictionaries. Raises ConfigError for a choice that cannot be."""
         super().__init__()
         try:
             self.model = AGVAE.from_config(model)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +120,14 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Where two model configurations differ, as the overrides that would make `wanted` what was found.
 
     But for the quantiser of training: it has no weights, and may change on the way."""
-    found, wanted = _flat(found), _flat(wanted)
+    found, wanted = flat(found), flat(wanted)
     keys = [key for key in found | wanted if not key.startswith("quantizer.")]
     return [f"model.{key}={found.get(key)}" for key in keys if found.get(key) != wanted.get(key)]
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration with its keys joined by dots, as overrides name them."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
