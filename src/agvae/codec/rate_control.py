@@ -62,32 +62,23 @@ def largest_within(
 
     The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target.
     Raises TargetError if the target is below the smallest or above the largest file."""
-    qualities = np.arange(last + 1)
-
-    def at_all(curve: np.ndarray) -> np.ndarray:
-        return np.interp(qualities, np.linspace(0, last, len(curve)), curve)
-
-    def best(low: int, high: int) -> int:
-        """The quality between the two, neither included, whose predicted size is nearest to the aim."""
-        return low + 1 + int(np.abs(predicted[low + 1 : high] - aim).argmin())
-
-    # The middle of what will do.
-    aim = math.log(target * (1 + (spare - RATE_SLACK) / 2))
-    predicted = at_all(guess)
-    quality = best(-1, last + 1)
+    predicted = _Prediction(
+        guess, last, math.log(target * (1 + (spare - RATE_SLACK) / 2))
+    )  # the middle of what will do
+    quality = predicted.best(-1, last + 1)
     for _ in range(2 if measure else 0):
-        predicted += measure(quality) - predicted[quality]
-        before, quality = quality, best(-1, last + 1)
+        predicted.agree({quality: measure(quality)})
+        before, quality = quality, predicted.best(-1, last + 1)
         if abs(quality - before) <= 2 * _NEAR:
             break
 
     anchor, renewals, ends = quality, 1, set()
-    low, high, sizes = -1, last + 1, {}  # with this anchor: a quality known to fit, one known not to, and all sizes
+    low, high, sizes = -1, last + 1, {}  # with this anchor: a quality known to fit, one known not to, and all log sizes
     fitting = b""
     while True:
         trial = code(quality, anchor)
-        sizes[quality] = len(trial.file)
-        excess = sizes[quality] - target
+        sizes[quality] = math.log(len(trial.file))
+        excess = len(trial.file) - target
         file = trial.file if excess <= 0 else trial.trim(excess) if excess <= spare * target else b""
         if len(fitting) < len(file) <= target:
             fitting = file
@@ -95,27 +86,22 @@ def largest_within(
             return fitting
         low, high = (quality, high) if excess <= 0 else (low, quality)
         if high - low > 1:
-            predicted = at_all(trial.curve)
+            predicted.take(trial.curve)
             # Two sizes make a slope: those on either side of the target, or, as long as all are on one side, the last
             # one and one far enough from it, for sizes have small dents.
             pair = [q for q in (low, high) if q in sizes]
             if len(pair) == 1:
                 pair += [q for q in sizes if abs(q - quality) > last // 50][-1:]
-            error = [math.log(sizes[q]) - predicted[q] for q in pair]
-            predicted += (
-                error[0]
-                if len(pair) == 1
-                else error[0] + (qualities - pair[0]) * ((error[1] - error[0]) / (pair[1] - pair[0]))
-            )
-            before, quality = quality, best(low, high) if len(sizes) < _TRIALS else (low + high) // 2
+            predicted.agree({q: sizes[q] for q in pair})
+            before, quality = quality, predicted.best(low, high) if len(sizes) < _TRIALS else (low + high) // 2
             if not renewals or abs(quality - anchor) <= _NEAR:
                 continue
             renewals -= 1
             if measure:
                 # So far off that the slope had better be measured too.
-                error = measure(quality) - measure(before) - (predicted[quality] - predicted[before])
-                predicted += (qualities - before) * (error / (quality - before))
-                quality = best(low, high)
+                known = predicted.sizes[before]
+                predicted.agree({before: known, quality: known + measure(quality) - measure(before)})
+                quality = predicted.best(low, high)
         else:
             if low >= 0 and high <= last:
                 return fitting
@@ -131,6 +117,28 @@ def largest_within(
             ends.add(quality)
         anchor = quality
         low, high, sizes = -1, last + 1, {}
+
+
+class _Prediction:
+    """The logarithm of the size at every quality, and which quality is nearest to `aim` by it."""
+
+    def __init__(self, guess: np.ndarray, last: int, aim: float):
+        self._qualities, self._aim = np.arange(last + 1), aim
+        self.take(guess)
+
+    def take(self, curve: np.ndarray) -> None:
+        """Have the sizes of `curve`, which is given at evenly spaced qualities."""
+        self.sizes = np.interp(self._qualities, np.linspace(0, self._qualities[-1], len(curve)), curve)
+
+    def agree(self, known: dict[int, float]) -> None:
+        """Be moved, and tilted, to agree with the sizes at one quality or two."""
+        (quality, error), *other = [(q, size - self.sizes[q]) for q, size in known.items()]
+        slope = (other[0][1] - error) / (other[0][0] - quality) if other else 0.0
+        self.sizes += error + (self._qualities - quality) * slope
+
+    def best(self, low: int, high: int) -> int:
+        """The quality between the two, neither included, whose size is nearest to the aim."""
+        return low + 1 + int(np.abs(self.sizes[low + 1 : high] - self._aim).argmin())
 
 
 def smallest_reaching(code: Callable[[int], tuple[bytes, float]], target: float, last: int, metric: str) -> bytes:
