@@ -25,16 +25,15 @@ have one seed.
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
-from codec import table
-from scipy.interpolate import PchipInterpolator
-from variants import ROOT, over_seeds, parse, train
+from common import ROOT, table
+from variants import ends, over_seeds, parse, train
 
 from agvae.evaluation import Curve, bd_rate
+from agvae.evaluation.rd import loss_between_levels, pchip
 
 FIXED = [f"fixed_{level}" for level in range(6)]
 ONLY = {f"only_{level}": level for level in range(6)}
@@ -138,31 +137,7 @@ def fixed_curve(curves, names):
 
 def psnr_at(curve, rates):
     """PSNR of a curve at other rates, by PCHIP over log rate; NaN outside its own."""
-    points = sorted(dict(zip(curve.results["bpp"], curve.results["psnr-rgb"], strict=True)).items())
-    known, decibels = np.array(points).T
-    return PchipInterpolator(np.log(known), decibels, extrapolate=False)(np.log(rates))
-
-
-def between_levels(curve):
-    """PSNR of the qualities between levels minus that of the curve through the levels at the same rate, in dB."""
-    columns = zip(*(curve.results[key] for key in ("quality", "bpp", "psnr-rgb")), strict=True)
-    points = np.array(list(columns))
-    trained = points[:, 0] % 1 == 0
-    levels = Curve("levels", "", {"bpp": points[trained, 1].tolist(), "psnr-rgb": points[trained, 2].tolist()})
-    differences = points[~trained, 2] - psnr_at(levels, points[~trained, 1])
-    return differences[np.isfinite(differences)]
-
-
-def ends(found):
-    """Mean rate and PSNR over seeds at the lowest, the middle and the highest quality."""
-    last = len(found[0].results["bpp"]) - 1
-    return [
-        " / ".join(
-            f"{statistics.mean(c.results[key][at] for c in found):.{digits}f}"
-            for key, digits in (("bpp", 3), ("psnr-rgb", 2))
-        )
-        for at in (0, last // 2, last)
-    ]
+    return pchip(np.log(curve.results["bpp"]), np.array(curve.results["psnr-rgb"]), np.log(rates))
 
 
 def against_default(labels, curves):
@@ -202,11 +177,13 @@ def against_fixed(names, gained_names, curves):
         within = [float(difference) for difference in differences if np.isfinite(difference)]
         return decibels(within) if within else "outside its rates"
 
-    for name, rate, own in zip(names, fixed.results["bpp"], fixed.results["psnr-rgb"], strict=True):
-        row = (compared(psnr_at(curve, rate) - own for curve in found) for found in gained)
-        yield name, f"{rate:.3f} / {own:.2f}", *row
+    rates, own = fixed.results["bpp"], np.array(fixed.results["psnr-rgb"])
+    above = [[psnr_at(curve, rates) - own for curve in found] for found in gained]
+    for at, name in enumerate(names):
+        row = (compared(difference[at] for difference in found) for found in above)
+        yield name, f"{rates[at]:.3f} / {own[at]:.2f}", *row
     lowest = ([(curve.results["bpp"][0], curve.results["psnr-rgb"][0]) for curve in found] for found in gained)
-    yield "lowest rate", "", *(compared(own - psnr_at(fixed, rate) for rate, own in points) for points in lowest)
+    yield "lowest rate", "", *(compared(db - psnr_at(fixed, [rate])[0] for rate, db in points) for points in lowest)
     yield "BD-rate", "0", *(over_seeds([bd_rate(fixed, curve) for curve in found]) for found in gained)
 
 
@@ -214,7 +191,8 @@ def vectors(labels, curves):
     """Rows of how far qualities between n levels lie from the curve through these."""
     for name, label in labels.items():
         for curve in list(curves.get(name, {}).values())[:1]:
-            off = between_levels(curve)
+            _, loss = loss_between_levels(curve)
+            off = -loss[np.isfinite(loss)]
             yield label, f"{np.mean(off):+.3f}", f"{min(off):+.3f}", f"{max(off):+.3f}"
 
 
@@ -224,18 +202,18 @@ def report(questions, curves):
         print(f"### {question}\n")
         if question == "specialised":
             heads = ["trained for one level", "bpp / dB", "all levels at this rate, dB"]
-            table(heads, *against_fixed(list(ONLY), ["shared"], curves))
+            table(heads, against_fixed(list(ONLY), ["shared"], curves))
             continue
         columns = ["bpp / dB, lowest", "middle", "highest", "BD-rate"]
-        table([question, "seeds", *columns], *against_default(QUESTIONS[question], curves))
+        table([question, "seeds", *columns], against_default(QUESTIONS[question], curves))
         if question == "gain_units":
             table(
                 ["fixed-rate model", "bpp / dB", "HCVR at this rate, dB", "CVR at this rate, dB"],
-                *against_fixed(FIXED, ["default", "cvr"], curves),
+                against_fixed(FIXED, ["default", "cvr"], curves),
             )
         if question == "gain_vectors":
             heads = ["mean, dB", "lowest", "highest"]
-            table(["between levels", *heads], *vectors(QUESTIONS[question], curves))
+            table(["between levels", *heads], vectors(QUESTIONS[question], curves))
     if others := range_over_seeds(curves) if "default" in curves else []:
         print(f"The default's other seeds against its first: {over_seeds(others)}.")
 

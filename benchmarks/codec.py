@@ -19,11 +19,9 @@ or is --model in all parts but the first; random weights make an unnatural curve
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from itertools import product
 from pathlib import Path
 
@@ -41,6 +39,14 @@ SIZES = [(768, 512), (2048, 1536), (4000, 3000), (8192, 8192)]
 REPEATS = 8
 WIDTHS = {"N": 128, "M": 192}
 TRANSFORMS = {"name": "minnen2018", **WIDTHS}
+# A small process between this one and the command, whose peak would start from that of the process that starts it.
+MEASURE = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 
 
 @torch.inference_mode()
@@ -84,8 +90,6 @@ def stages(path):
         watch.watch("rANS and checksum", Decoder, "__init__", "pop_z", "pop_y", "finish")
         runs = (lambda: ours.compress(pixels, quality=quality), lambda: ours.decompress(data))
         columns = [watch.best(run, REPEATS) for run in runs]
-    for column in columns:
-        column["the rest"] = 2 * column["all"] - sum(column.values())
     names = ("g_a", "h_a", "h_s, exact", "indices of σ", "rANS and checksum", "g_s", "the rest", "all")
     rows = ((name, *(f"{1000 * column[name]:.1f}" if name in column else "" for column in columns)) for name in names)
     table(("stage", "compress, ms", "decompress, ms"), rows)
@@ -99,8 +103,8 @@ def targets(path):
         for size, share in product((SIZES[0], SIZES[2]), (0.23, 0.52, 0.81)):
             pixels, quality = photo(*size), share * (ours.levels - 1)
             repeats = REPEATS if size == SIZES[0] else 2
-            plain, data = best_time(lambda: ours.compress(pixels, quality=quality), repeats)
-            target, found = best_time(lambda: ours.compress(pixels, bytes=len(data) + 7), repeats)
+            plain, data = best_time(lambda: ours.compress(pixels, quality=quality), repeats)  # noqa: B023
+            target, found = best_time(lambda: ours.compress(pixels, bytes=len(data) + 7), repeats)  # noqa: B023
             reached = f"{100 * (len(found) / (len(data) + 7) - 1):+.2f} %"
             rate = f"{8 * len(data) / pixels[..., 0].size:.2f}"
             yield f"{size[0]}×{size[1]}", rate, f"{plain:.2f}", f"{target:.2f}", f"{target / plain:.2f}", reached
@@ -148,13 +152,11 @@ def start(path):
 def run(*arguments):
     """Run the command; seconds and peak resident memory in GiB."""
     command = [Path(sys.executable).with_name("agvae"), *arguments]
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    process = subprocess.run([sys.executable, "-S", "-c", MEASURE, *command], stdout=subprocess.PIPE, text=True)
     if process.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 2**20
+    seconds, peak = map(float, process.stdout.split())
+    return seconds, peak / 2**20
 
 
 def save(folder):

@@ -1,11 +1,12 @@
 """Entropy coders on the latent of a 768×512 picture: constriction, CompressAI's ans and ours, in one pass and in 172.
 
-    python benchmarks/coder.py
+    python benchmarks/coder.py [--repeats 6]
 
 y has 192 × 32 × 48 = 294,912 symbols. Without context they are coded in one pass. Along the wavefronts of the
 multiscale context, position (i, j) in pass j + 4i, there are 48 + 4 · 31 = 172 passes of at most 12 positions × 192
 channels, and each waits for the one before. All coders get the same symbols under the same masses, in the
-formulation that suits them best:
+formulation that suits them best, ours and constriction with the 20 bits of agvae.entropy.tables, CompressAI with the 16
+that its coder has:
 
 - `symmetric`, where one σ says the whole alphabet: the libraries code a symbol in one step, with 128 alphabets.
 - `half_mass`, where a pair (σ_l, σ_r) does: all code a class (zero, neg, pos), then a magnitude, as
@@ -13,21 +14,22 @@ formulation that suits them best:
 
 constriction gets the classes with a matrix of probabilities, a row per symbol, and everything else grouped by table,
 one call per table in a pass; its own Gaussian, which knows no asymmetry, is measured beside that. CompressAI gets the
-tables in use in a pass as the lists that it asks for. Prints a Markdown table. The overhead is over the information
-content under the integer tables; ours includes the checksum.
+tables in use in a pass as the lists that it asks for. Prints a Markdown table; times are the shortest of some runs. The
+overhead is over the information content under our integer tables; ours includes the checksum.
 """
 
-import time
+import argparse
 
 import constriction
 import numpy as np
+from common import best_time, conditions, table
 from compressai.ans import BufferedRansEncoder, RansDecoder
 
 from agvae.entropy.coder import Decoder, Encoder, cost_y
 from agvae.entropy.tables import SCALES, TOTAL, build_tables
 
 CHANNELS, HEIGHT, WIDTH = 192, 32, 48
-REPEATS = 5
+COMPRESSAI_TOTAL = 1 << 16
 
 
 class Ours:
@@ -229,7 +231,7 @@ class CompressAI:
 
 class CompressAIOneStep(CompressAI, OneStep):
     def prepare(self):
-        self.cdfs = [with_escape(alphabet) for alphabet in self.alphabets]
+        self.cdfs = [cumulated(np.append(alphabet, 0)) for alphabet in self.alphabets]
         self.offsets = [-reach for reach in self.reach]
 
     def put(self, symbols, index):
@@ -241,8 +243,8 @@ class CompressAIOneStep(CompressAI, OneStep):
 
 class CompressAITwoStep(CompressAI, TwoStep):
     def prepare(self):
-        self.class_cdfs = [with_escape(np.diff(ends) / TOTAL) for ends in self.classes]
-        self.magnitude_cdfs = [row.tolist() for row in self.magnitudes]
+        self.class_cdfs = [cumulated(np.append(np.diff(ends), 0) / TOTAL) for ends in self.classes]
+        self.magnitude_cdfs = [cumulated(np.diff(row) / TOTAL) for row in self.magnitudes]
         self.zeros = [0] * len(self.class_cdfs)
 
     def put_classes(self, classes, indices):
@@ -275,11 +277,12 @@ def group(indices):
     return groups, order, np.append(starts, len(indices))
 
 
-def with_escape(masses):
-    """Cumulative 16-bit frequencies of the masses and of an escape."""
-    weights = np.append(masses, 0.0)
-    frequencies = 1 + np.floor(weights * (TOTAL - len(weights))).astype(np.int64)
-    frequencies[np.argmax(frequencies)] += TOTAL - frequencies.sum()
+def cumulated(masses):
+    """Cumulative frequencies of masses, the last an escape's, for CompressAI: each at least one of its coder's 2^16.
+
+    What is left over goes to the likeliest."""
+    frequencies = 1 + np.floor(masses * (COMPRESSAI_TOTAL - len(masses))).astype(np.int64)
+    frequencies[np.argmax(frequencies)] += COMPRESSAI_TOTAL - frequencies.sum()
     return [0, *np.cumsum(frequencies).tolist()]
 
 
@@ -305,19 +308,8 @@ def wavefronts(*arrays):
         yield tuple(array[positions].ravel() for array in arrays)
 
 
-def best_time(function, *arguments):
-    """Shortest of a few runs in seconds, after one to warm up, and the result."""
-    result, times = function(*arguments), []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        function(*arguments)
-        times.append(time.perf_counter() - start)
-    return min(times), result
-
-
-def main():
-    print("| form | passes | coder | encode, ns/symbol | decode, ns/symbol | overhead, bytes | time, ours = 1 |")
-    print("|---|---|---|---|---|---|---|")
+def results(repeats):
+    """Rows of the table."""
     contenders = {
         "symmetric": (Ours, ConstrictionOneStep, ConstrictionGaussian, CompressAIOneStep),
         "half_mass": (Ours, ConstrictionTwoStep, CompressAITwoStep),
@@ -326,20 +318,26 @@ def main():
         tables = build_tables(form, [np.ones(1)], np.zeros(1))
         arrays = draw(tables)
         ideal = cost_y(tables, *(array.ravel() for array in arrays)) / 8
-        print(f"| {form}: {8 * ideal / arrays[0].size:.2f} bits/symbol, {ideal:.0f} bytes | | | | | | |")
+        yield f"{form}: {8 * ideal / arrays[0].size:.2f} bits/symbol, {ideal:.0f} bytes", *[""] * 6
         for passes in ([tuple(array.ravel() for array in arrays)], list(wavefronts(*arrays))):
             reference = None
             for coder in (build(tables) for build in coders):
-                encoding, data = best_time(coder.encode, passes)
-                decoding, decoded = best_time(coder.decode, data, passes)
+                encoding, data = best_time(lambda: coder.encode(passes), repeats)  # noqa: B023, called at once
+                decoding, decoded = best_time(lambda: coder.decode(data, passes), repeats)  # noqa: B023
                 assert all((a == one[0]).all() for a, one in zip(decoded, passes, strict=True))
                 reference = reference or encoding + decoding
                 nanoseconds = [f"{seconds / arrays[0].size * 1e9:.1f}" for seconds in (encoding, decoding)]
-                ratio = (encoding + decoding) / reference
-                print(
-                    f"| {form} | {len(passes)} | {coder.name} | {' | '.join(nanoseconds)} "
-                    f"| {len(data) - ideal:.0f} | {ratio:.1f} |"
-                )
+                ratio = f"{(encoding + decoding) / reference:.1f}"
+                yield form, len(passes), coder.name, *nanoseconds, f"{len(data) - ideal:.0f}", ratio
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=6, help="runs, the first of which warms up")
+    repeats = parser.parse_args().repeats
+    print(f"{conditions()}\n")
+    times = ("encode, ns/symbol", "decode, ns/symbol")
+    table(("form", "passes", "coder", *times, "overhead, bytes", "time, ours = 1"), results(repeats))
 
 
 if __name__ == "__main__":

@@ -28,22 +28,22 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from common import entropy_layer, random_model, table
 
 from agvae.codec import model_file
 from agvae.data.layouts import list_images
+from agvae.data.sample import sample_photos
 from agvae.entropy.coder import CodingError, Decoder, Encoder
 from agvae.entropy.tables import scale_index
+from agvae.images import load_rgb
 from agvae.models import AGVAE
 from agvae.models.context import CONTEXTS
-from agvae.models.exact import exact
 from agvae.quality import QUALITY_STEPS
 
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "retina.jpg")
@@ -92,44 +92,31 @@ def circumstances(environment):
     return [Circumstances(*environment, *rest) for rest in product(("contiguous", "channels last"), ("one", "many"))]
 
 
-def random_model(context):
-    """A model with random weights whose symbols and σ spread as a trained one's do, and further."""
-    torch.manual_seed(0)
-    model = AGVAE.from_config(
-        {
-            "transforms": {"name": "depthwise", "N": 64, "M": 96, "blocks": 2},
-            "gain": {"name": "hcvr", "levels": 6},
-            "entropy": {"name": "asymmetric", "form": "half_mass"},
-            "context": {"name": context},
-            "quantizer": {"name": "universal"},
-        }
-    )
-    model.initialise_gains([2.0**level for level in range(6)])
+def lively_model(context):
+    """A random model whose σ spread further than a trained one's, and depend more on z and on the context."""
+    model = random_model({"name": "depthwise", "N": 64, "M": 96, "blocks": 2}, context=context, scales=(-1.5, 1.5))
     with torch.no_grad():
-        model.g_a[-1].weight *= 10
-        final = model.h_s[-1] if context == "none" else model.context.head[-1]
-        final.weight *= 3
-        scales = final.bias[: -model.M]
-        scales.copy_(torch.empty_like(scales).uniform_(-1.5, 1.5).exp())
+        entropy_layer(model).weight *= 3
+    return model
+
+
+def float_model(file):
+    """The model of a file as it was trained."""
+    model = AGVAE.from_config(file.config)
+    model.load_state_dict({name: weight.float() for name, weight in file.weights.items()})
     return model.eval()
 
 
 def pictures(folder, width, height):
     """(24, height, width, 3) uint8."""
-    if folder:
-        images = [Image.open(path).convert("RGB") for path in list_images(folder)[:COUNT]]
-    else:
-        images = []
-        for name in PHOTOS:
-            with resources.files("skimage.data").joinpath(name).open("rb") as file:
-                images.append(Image.open(file).convert("RGB"))
+    images = [load_rgb(path) for path in (list_images(folder)[:COUNT] if folder else sample_photos(PHOTOS))]
     crops = []
     for index in range(COUNT):
         image = images[index % len(images)]
         # Of one photo, crops along its diagonal.
         share = (index // len(images) + 0.5) / -(-COUNT // len(images))
-        left, top = int(share * (image.width - width)), int(share * (image.height - height))
-        crops.append(np.array(image.crop((left, top, left + width, top + height))))
+        top, left = (int(share * (side - length)) for side, length in zip(image.shape, (height, width), strict=False))
+        crops.append(image[top : top + height, left : left + width])
     return np.stack(crops)
 
 
@@ -143,9 +130,7 @@ class Worker:
 
     def __init__(self, file, arithmetic, here):
         self.tables = file.tables
-        self.model = model_file._assemble(file.config, file.weights)
-        if arithmetic == "exact":
-            self.model = exact(self.model)
+        self.model = file.build() if arithmetic == "exact" else float_model(file)
         self.paints = arithmetic == "exact"
         self.device, self.many = here.device, here.batch == "many"
         self.format = torch.channels_last if here.layout == "channels last" else torch.contiguous_format
@@ -318,14 +303,15 @@ def report(folder, names):
     def total(arithmetic, name, kind, chosen=lambda differing: True):
         return sum(n for (a, m, d, k), n in counts.items() if (a, m, k) == (arithmetic, name, kind) and chosen(d))
 
-    rows = [("arithmetic", "model", "different streams", "readings", "failed", "largest difference of a pixel")]
+    rows = []
     for arithmetic, name in product(ARITHMETICS, names):
         readings, failed = total(arithmetic, name, "all"), total(arithmetic, name, "failed")
         share = f"{failed} ({100 * failed / readings:.2f} %)" if failed else "0"
         pixel = worst[arithmetic, name] if arithmetic == "exact" else ""
         rows.append((arithmetic, name, streams[arithmetic, name], readings, share, pixel))
-    table(*rows)
-    rows = [("in floats, writer and reader differ in", *names)]
+    head = ("arithmetic", "model", "different streams", "readings", "failed", "largest difference of a pixel")
+    table(head, rows)
+    rows = []
     choices = {"nothing": lambda differing: not differing}
     for dimension, words in DIMENSIONS.items():
         choices[f"{words} alone"] = lambda differing, dimension=dimension: differing == (dimension,)
@@ -335,32 +321,22 @@ def report(folder, names):
         failed = [total("float", name, "failed", chosen) for name in names]
         cells = (f"{100 * f / r:.2f} % of {r}" if r else "not run" for f, r in zip(failed, readings, strict=True))
         rows.append((words, *cells))
-    table(*rows)
+    table(("in floats, writer and reader differ in", *names), rows)
 
 
 @torch.inference_mode()
 def cost(folder, names):
     """What fixed point costs in bits: all pictures' together, against the float model's."""
     x = torch.from_numpy(np.load(folder / "pictures.npy")).permute(0, 3, 1, 2).float() / 255
-    rows = [("model", *(f"quality {share:.0%}" for share in np.linspace(0, 1, QUALITIES)))]
+    rows = []
     for name in names:
         file = model_file.load(folder / f"{name}.safetensors")
-        model = model_file._assemble(file.config, file.weights)
-        fixed, row = exact(model), [name]
+        model, fixed, row = float_model(file), file.build(), [name]
         for quality in qualities(model):
             bits, here = (m(x, quality).bits.sum(dtype=torch.float64).item() for m in (model, fixed))
             row.append(f"{here / bits - 1:+.4%} of {bits / x[:, 0].numel():.2f} bpp")
         rows.append(row)
-    table(*rows)
-
-
-def table(*rows):
-    """A Markdown table, its head first."""
-    for index, row in enumerate(rows):
-        print("|", " | ".join(map(str, row)), "|")
-        if not index:
-            print("|" + "---|" * len(row))
-    print(flush=True)
+    table(("model", *(f"quality {share:.0%}" for share in np.linspace(0, 1, QUALITIES))), rows)
 
 
 def main():
@@ -390,7 +366,7 @@ def main():
         else:
             names = list(CONTEXTS)
             for name in names:
-                model_file.from_model(random_model(name)).save(folder / f"{name}.safetensors")
+                model_file.from_model(lively_model(name)).save(folder / f"{name}.safetensors")
         cost(folder, names)
         for part in ("write", "read"):
             with ThreadPoolExecutor(2) as pool:

@@ -2,7 +2,8 @@
 
     python benchmarks/recipe.py [VARIANT …] [--seconds 3600] [--seeds 1] [--out DIR] [-- OVERRIDE …]
 
-The first variant is the anchor; without names all run. Every variant trains with `python train.py`, its settings and
+The first variant is the anchor; without names all run. One that the OVERRIDEs make the same as an earlier one is left
+out: what is the default differs between experiments. Every variant trains with `python train.py`, its settings and
 the OVERRIDEs (a model, data=folder data.root=DIR data.val_root=DIR, a trainer), for the given seconds each: a trial of
 a tenth of them finds how many steps that is, so that schedules end with the run. What the table says of a variant is
 its last validation, on the held-out pictures at all levels and half-way between: mean PSNR and bpp (the model's own
@@ -14,17 +15,14 @@ or other OVERRIDEs need another DIR.
 import argparse
 import csv
 import json
-import statistics
 import sys
 from pathlib import Path
 
 import torch
-from codec import table
-from variants import ROOT, over_seeds, parse, train
+from common import ROOT, configuration, table
+from variants import ends, over_seeds, parse, train
 
-from agvae.evaluation.rd import Curve, bd_rate
-
-PARTS = (("bpp", 3), ("psnr-rgb", 2))  # of a point, with the digits to print
+from agvae.evaluation import Curve, bd_rate
 
 VARIANTS = {
     "default": [],
@@ -35,6 +33,7 @@ VARIANTS = {
     "weight power 0.25": ["loss.level_weight_power=0.25"],
     "weight power 0.75": ["loss.level_weight_power=0.75"],
     "levels stratified": ["loss.level_sampling=stratified"],
+    "levels independent": ["loss.level_sampling=sample"],
     "one level a batch": ["loss.level_sampling=batch"],
     "lr half": ["optimizer.lr=${mul:0.5}"],
     "lr double": ["optimizer.lr=${mul:2}"],
@@ -51,19 +50,30 @@ VARIANTS = {
 
 def settings_of(variant, overrides):
     """A variant's settings; ${mul:X} is X times what the configuration otherwise holds."""
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     settings = []
     for setting in VARIANTS[variant]:
         key, value = setting.split("=", 1)
         if value.startswith("${mul:"):
-            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-                held = OmegaConf.select(compose("train", [*overrides, "run_dir=."]), key)
+            held = OmegaConf.select(configuration([*overrides, "run_dir=."]), key)
             value = type(held)(held * float(value[6:-1]))
             setting = f"{key}={value}"
         settings.append(setting)
     return settings
+
+
+def distinct(variants, overrides):
+    """The variants without those that are, with the overrides, one before them."""
+    from omegaconf import OmegaConf
+
+    found = {}
+    for variant in variants:
+        settings = [*overrides, *settings_of(variant, overrides), "run_dir=."]
+        first = found.setdefault(OmegaConf.to_yaml(configuration(settings)), variant)
+        if first != variant:
+            print(f"left out: {variant}, the same as {first}", file=sys.stderr)
+    return list(found.values())
 
 
 def train_for(seconds, run_dir, settings):
@@ -111,6 +121,7 @@ def main():
     names = arguments.variants or list(VARIANTS)
     if unknown := [name for name in names if name not in VARIANTS]:
         parser.error(f"no variant is called {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+    names = distinct(names, overrides)
 
     folder = arguments.out.resolve()
     results = {}
@@ -123,14 +134,9 @@ def main():
         curves = [Curve(name, "", results[name, seed]) for seed in range(arguments.seeds)]
         anchors = [Curve("anchor", "", results[names[0], seed]) for seed in range(arguments.seeds)]
         rates = [bd_rate(anchor, curve) for anchor, curve in zip(anchors, curves, strict=True)]
-        last = len(curves[0].results["bpp"]) - 1
-        points = [
-            " / ".join(f"{statistics.mean(c.results[key][i] for c in curves):.{digits}f}" for key, digits in PARTS)
-            for i in (0, last // 2, last)
-        ]
-        rows.append([name, results[name, 0]["steps"], *points, over_seeds(rates)])
+        rows.append([name, results[name, 0]["steps"], *ends(curves), over_seeds(rates)])
     qualities = [f"bpp / dB, {where}" for where in ("lowest", "middle", "highest")]
-    table(["variant", "steps", *qualities, f"BD-rate, {names[0]} = 0"], *rows)
+    table(["variant", "steps", *qualities, f"BD-rate, {names[0]} = 0"], rows)
 
 
 if __name__ == "__main__":

@@ -22,23 +22,15 @@ products of 8192² reach on the card. --profile: the operations that take most o
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
-from codec import photo, table
+from common import clock, conditions, configuration, peak_memory, photo, table
 
-ROOT = Path(__file__).parents[1]
 LAMBDA = 0.01
-
-
-def resident() -> int:
-    """The peak of this process, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Turns:
@@ -46,9 +38,9 @@ class Turns:
 
     def __init__(self, connection, device, steps):
         self.connection, self.device, self.steps = connection, device, steps
-        self.clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+        self.clock = clock(device)
         self.done = 0
-        self.before = resident()
+        self.before = peak_memory()
 
     def start(self):
         """Wait for the first turn, or the next; the program's end is one too."""
@@ -65,14 +57,13 @@ class Turns:
         if self.device == "cuda":
             torch.cuda.synchronize()
         seconds = self.clock() - self.began
-        memory = torch.cuda.max_memory_allocated() if self.device == "cuda" else resident() - self.before
+        memory = torch.cuda.max_memory_allocated() if self.device == "cuda" else peak_memory() - self.before
         self.connection.send((seconds, memory))
         self.start()
 
 
 def ours(connection, arguments, overrides):
     """Train as train.py does, taking turns."""
-    from hydra import compose, initialize_config_dir
     from lightning.pytorch.callbacks import Callback
     from torch.profiler import profile
 
@@ -83,7 +74,7 @@ def ours(connection, arguments, overrides):
     class TakeTurns(Callback):
         def on_train_start(self, trainer, module):
             self.profiler = None
-            turns.before = resident()
+            turns.before = peak_memory()
             turns.start()
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -116,8 +107,8 @@ def ours(connection, arguments, overrides):
         *(["compile=true", "data.cache=device"] if arguments.device == "cuda" else []),
         *overrides,
     ]
-    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        engine.train(compose("train", [*settings, f"run_dir={folder}"]))
+    with tempfile.TemporaryDirectory() as folder:
+        engine.train(configuration([*settings, f"run_dir={folder}"]))
 
 
 def plain(connection, arguments):
@@ -136,7 +127,7 @@ def plain(connection, arguments):
     quantiles = [p for name, p in model.named_parameters() if name.endswith("quantiles")]
     optimizer, aux_optimizer = torch.optim.Adam(network, lr=1e-4), torch.optim.Adam(quantiles, lr=1e-3)
     x = patches(arguments).to(device)
-    turns.before = resident()
+    turns.before = peak_memory()
     turns.start()
     while True:
         optimizer.zero_grad()
@@ -154,15 +145,13 @@ class FixedRate(torch.nn.Module):
     """Our networks behind CompressAI's interface, without gains."""
 
     def __init__(self, transforms):
-        from hydra import compose, initialize_config_dir
         from omegaconf import OmegaConf
 
         from agvae.models import AGVAE
 
         super().__init__()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            chosen = [f"model/transforms={transforms}", "model/gain=none", "model/entropy=symmetric"]
-            config = compose("train", [*chosen, "model/quantizer=noise", "run_dir=."])
+        chosen = [f"model/transforms={transforms}", "model/gain=none", "model/entropy=symmetric"]
+        config = configuration([*chosen, "model/quantizer=noise", "run_dir=."])
         self.model = AGVAE.from_config(OmegaConf.to_container(config.model))
         self.aux_loss = self.model.aux_loss
 
@@ -247,8 +236,7 @@ def main():
     on_gpu = arguments.device == "cuda"
     flops, peak = (step_flops(arguments), matmul_rate()) if on_gpu else (None, None)
     print(
-        f"\n{arguments.transforms}, batch {arguments.batch} of {arguments.patch}², {arguments.device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
+        f"\n{arguments.transforms}, batch {arguments.batch} of {arguments.patch}², {arguments.device}, {conditions()}\n"
     )
     rows = []
     for name, rate in rates.items():
@@ -258,7 +246,7 @@ def main():
         row = [name, f"{rate:.3g}", f"{rate * arguments.batch:.3g}", spread, f"{memory:.2f}"]
         rows.append(row + ([f"{rate * flops / 1e12:.3g}", f"{rate * flops / peak:.1%}"] if on_gpu else []))
     columns = ["loop", "steps/s", "images/s", "speed, plain = 1 (range over rounds)", "memory, GiB"]
-    table([*columns, *(["TFLOP/s", f"of {peak / 1e12:.0f} TFLOP/s"] if on_gpu else [])], *rows)
+    table([*columns, *(["TFLOP/s", f"of {peak / 1e12:.0f} TFLOP/s"] if on_gpu else [])], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What comparisons of trained models share: train.py in a process of its own, words after --, BD-rates over seeds."""
+"""What comparisons of trained models share: train.py in a process of its own, words after --, curves over seeds."""
 
 import argparse
 import resource
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agvae.errors import with_home
-from agvae.evaluation import BDRate
+from common import ROOT
 
-ROOT = Path(__file__).parents[1]
+from agvae.errors import with_home
+from agvae.evaluation import BDRate, Curve
 
 
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
@@ -26,13 +26,25 @@ def train(run_dir: Path, settings: Sequence[str]) -> float:
     command = [sys.executable, ROOT / "train.py", *settings, "logger=csv", "callbacks.progress_bar=null"]
     command += ["+trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0", f"hydra.run.dir={run_dir}"]
     before = _processor_seconds()
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return _processor_seconds() - before
 
 
 def _processor_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def ends(curves: Sequence[Curve]) -> list[str]:
+    """Mean bpp and dB over seeds at the lowest, the middle and the highest quality."""
+    last = len(curves[0].results["bpp"]) - 1
+    return [
+        " / ".join(
+            f"{statistics.mean(curve.results[key][at] for curve in curves):.{digits}f}"
+            for key, digits in (("bpp", 3), ("psnr-rgb", 2))
+        )
+        for at in (0, last // 2, last)
+    ]
 
 
 def over_seeds(rates: Sequence[BDRate]) -> str:

@@ -462,7 +462,7 @@ def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
     status, _, err = report(capsys, tmp_path, "-o", tmp_path / "r.html")
     assert status == 2
     assert "plotly" in err
-    assert "agvae[report]" in err
+    assert ".[report]" in err
 
 
 # ------------------------------------------------------------- the browser

@@ -149,7 +149,7 @@ def _parser() -> Parser:
         command.add_argument(
             "--model",
             metavar="NAME_OR_PATH",
-            help="a model of `agvae models`, or a .safetensors file (default: "
+            help="a model of `agvae models`, a .safetensors file or a checkpoint (default: "
             + (f"{DEFAULT_MODEL})" if command is compress else "the one of `agvae models` that made the file)"),
         )
         command.add_argument(

@@ -37,13 +37,13 @@ class Coded:
     quality: float
 
 
-def at_rate(codec: ClassicalCodec, image: np.ndarray, bpp: float) -> Coded:
-    """The picture (H, W, 3) uint8, coded at the highest rate of the codec's scale that is not over `bpp`.
+def at_rate(codec: ClassicalCodec, image: Image.Image | np.ndarray, bpp: float) -> Coded:
+    """The picture, of PIL or (H, W, 3) uint8, coded at the highest rate of the codec's scale that is not over `bpp`.
 
     Bisection: rate rises with quality, but for dents that can cost a step. A target above what the highest quality
     takes gives the highest quality; one below what the lowest takes raises TargetError.
     """
-    picture = Image.fromarray(image)
+    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
     pixels = picture.width * picture.height
     low, high, best = 0, len(codec.scale), None
     while low < high:
@@ -82,7 +82,7 @@ class PillowCodec:
                 self.load_plugin()
         except ImportError as error:
             raise MissingCodecError(
-                f"{self.name} needs {error.name}, which is not installed: pip install 'agvae[codecs]'"
+                f"{self.name} needs {error.name}, which is not installed: pip install -e '.[codecs]'"
             ) from error
 
     def encode(self, image: Image.Image, quality: float) -> bytes:

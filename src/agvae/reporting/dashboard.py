@@ -3,7 +3,7 @@
     python -m agvae.reporting.dashboard                           build both and say what they show; no network
     python -m agvae.reporting.dashboard --publish ENTITY/PROJECT  save both at W&B, as the user who is logged in
 
-Needs the extra `dashboard`: pip install 'agvae[dashboard]'.
+Needs the extra `dashboard`: pip install -e '.[dashboard]'.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _libraries() -> tuple[Any, Any]:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ImportError:
-        raise ConfigError("the dashboard needs wandb-workspaces: pip install 'agvae[dashboard]'") from None
+        raise ConfigError("the dashboard needs wandb-workspaces: pip install -e '.[dashboard]'") from None
     return ws, wr
 
 

@@ -75,7 +75,7 @@ def render(comparison: Comparison, title: str) -> str:
         from jinja2 import Environment, PackageLoader
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ConfigError(f"a report needs {error.name}: pip install 'agvae[report]'") from None
+        raise ConfigError(f"a report needs {error.name}: pip install -e '.[report]'") from None
 
     environment = Environment(
         loader=PackageLoader("agvae.reporting", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True

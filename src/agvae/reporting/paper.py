@@ -486,7 +486,7 @@ def _parser() -> Parser:
 
     def add(name: str, command: Callable[[argparse.Namespace], None]) -> Parser:
         words = " ".join(command.__doc__.split())
-        added = commands.add_parser(name, help=words.partition(".")[0], description=words)
+        added = commands.add_parser(name, help=words.partition(". ")[0].rstrip("."), description=words)
         added.add_argument("--output", type=Path, default=Path("outputs/paper"), metavar="DIR", help=_OUTPUT)
         added.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="of pictures (default: png)")
         added.set_defaults(command=command)
