@@ -49,8 +49,9 @@ def lively_model(config: dict, seed: int = 0) -> AGVAE:
         at_random(model.g_a)
         at_random(model.g_s)
     with torch.no_grad():
-        *_, last = (layer for layer in model.g_a.modules() if isinstance(layer, torch.nn.Conv2d))
-        last.weight *= 10
+        for network, factor in ((model.g_a, 10), (model.h_a, 20)):
+            *_, last = (layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
+            last.weight *= factor
         # A fresh network gives scales around 0, all at their lower bound.
         final = model.h_s[-1] if config["context"]["name"] == "none" else model.context.head[-1]
         scales = final.bias[: -model.M]

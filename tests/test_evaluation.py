@@ -31,6 +31,7 @@ class FakeCodec:
 
     name = "Fake AG-VAE"
     levels = 3
+    device = torch.device("cpu")
 
     def __init__(self):
         self.analyses = 0

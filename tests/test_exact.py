@@ -20,7 +20,7 @@ from torch import nn
 from agvae.codec import Codec, model_file
 from agvae.models import AGVAE, context
 from agvae.models.context import CONTEXTS, Cell, Dense
-from agvae.models.exact import LIMIT, ONE, ExactConv, ExactDense, InexactError, _exp, exact, finish_
+from agvae.models.exact import LIMIT, ONE, ExactConv, ExactDense, InexactError, _exp, exact, finish_, is_exact
 from agvae.models.transforms import TRANSFORMS
 
 CONTEXT_NAMES = sorted(CONTEXTS)
@@ -274,6 +274,15 @@ def test_the_largest_sum_that_inputs_can_make_is_exact(size, given):
         for order in (torch.arange(300), torch.randperm(300)):
             product = torch.dot(weight[order], inputs[order]) + bias + torch.sign(bias) * given
             assert int(product * 2**24) == sum(terms)
+
+
+def test_float64_that_rounds_is_found_out(monkeypatch):
+    assert is_exact("cpu")
+    product = torch.addmm
+    monkeypatch.setattr("torch.addmm", lambda bias, a, b: product(bias, a, b) + 2)
+    assert not is_exact("cpu")
+    monkeypatch.setattr("torch.addmm", lambda bias, a, b: product(bias.float(), a.float(), b.float()).double())
+    assert not is_exact("cpu")
 
 
 def test_weights_keep_the_most_bits_that_sums_allow():

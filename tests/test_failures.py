@@ -1,6 +1,7 @@
 """What a run survives: a process killed at any moment, full disks, losses that are not finite, loggers that fail."""
 
 import errno
+import functools
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from test_training import ROOT, TINY_RUN, At, assert_equal, configure, inject, l
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError
 from agvae.files import ASIDE
+from agvae.models import AGVAE
 from agvae.training.acceleration import _compare, choose_precision, compile_networks, try_bfloat16
 from agvae.training.callbacks import DivergenceError, Interrupted, SkippedSteps
 from agvae.training.checkpoints import AtomicCheckpointIO
@@ -521,6 +523,24 @@ def test_networks_that_cannot_be_compiled_run_as_they_are_and_that_is_said(tiny_
     assert "no working C++ compiler" in caplog.text or "run as they are" in caplog.text
     assert torch.equal(tiny_model.g_a(x), before)
     assert all(p.grad is None for p in tiny_model.parameters())
+
+
+def test_each_network_is_compiled_as_a_whole(tiny_config, monkeypatch):
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend=count))
+    tiny_config["transforms"] |= {"name": "depthwise", "blocks": 2}
+    model = AGVAE.from_config(tiny_config).train()
+    model.to(memory_format=torch.channels_last)
+    assert compile_networks(model, 128, 2, torch.autocast("cpu", enabled=False))
+    assert len(graphs) == 4
+    x = torch.rand(2, 3, 128, 128).contiguous(memory_format=torch.channels_last)
+    model(x, torch.tensor([0.0, 2.0]))
+    assert len(graphs) == 4
 
 
 @pytest.mark.slow

@@ -216,12 +216,10 @@ def test_a_step_is_one_of_the_optimiser_and_is_spelled_out(tmp_path, capsys):
     assert "rate:       0.0001, constant" in said
 
 
-@pytest.mark.parametrize(
-    "overrides", [["trainer=fsdp", "ema.decay=0.9"], ["trainer=fsdp", "trainer.precision=bf16-mixed"]]
-)
+@pytest.mark.parametrize("overrides", [["ema.decay=0.9"], ["trainer.precision=bf16-mixed"], ["compile=true"]])
 def test_what_fsdp_would_do_wrong_is_refused(tmp_path, overrides):
     with pytest.raises(ConfigError, match=r"trainer=ddp"):
-        train(configure(f"run_dir={tmp_path}", *overrides))
+        train(configure(f"run_dir={tmp_path}", "trainer=fsdp", *overrides))
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ def train(cfg: DictConfig) -> Any:
             )
     if type(cfg.seed) is not int or cfg.seed < 0:
         raise ConfigError(f"seed={cfg.seed} is not a whole number from 0 on")
-    launch.check_sharding(cfg.trainer.strategy, cfg.trainer.precision, cfg.ema.decay)
+    launch.check_sharding(cfg.trainer.strategy, cfg.trainer.precision, cfg.ema.decay, cfg.compile)
     ckpt_path, checkpoint = runs.load_checkpoint(cfg.ckpt_path, run_dir)
     if checkpoint:
         runs.check_resumable(checkpoint, config["model"], cfg.trainer.max_steps)

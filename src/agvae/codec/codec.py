@@ -24,6 +24,7 @@ from agvae.errors import ConfigError, DataError
 from agvae.images import MAX_PIXELS, Picture, picture_of
 from agvae.models.agvae import AGVAE, Parameters
 from agvae.models.context import Cell, SpatialContext
+from agvae.models.exact import is_exact
 from agvae.models.transforms import STRIDE_Y, STRIDE_Z
 from agvae.quality import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 
@@ -67,8 +68,11 @@ class Codec:
     """
 
     def __init__(self, model: ModelFile, name: str = "agvae", device: str | torch.device = "cpu"):
+        """Raises ConfigError for a device whose float64 rounds otherwise than IEEE 754."""
         self.name = name
         self.device = torch.device(device)
+        if self.device.type != "cpu" and not is_exact(self.device):
+            raise ConfigError(f"device {device} cannot be used: its float64 is not exact")
         self.fingerprint = model.fingerprint
         self.config = model.config
         self.info = model.info
@@ -474,8 +478,8 @@ def _picture(image: Image.Image | np.ndarray | Tensor | Picture) -> Picture:
 def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
     """The codec of a shipped model, a .safetensors file or a training checkpoint, as the commands take them.
 
-    Raises ConfigError for a device that cannot be had or has no float64, which exact arithmetic needs, and DataError
-    for a model that cannot be used."""
+    Raises ConfigError for a device that cannot be had or has no exact float64, and DataError for a model that cannot
+    be used."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:

@@ -64,7 +64,9 @@ def tile_side(bytes_per_unit: float, halo: int, device: torch.device, memory: fl
     workspace = CPU_WORKSPACE
     if device.type == "cuda":
         # Kernels there take some four times as much: their normalisations are not done in place.
-        workspace = torch.cuda.mem_get_info(device)[0] // 8
+        # What PyTorch keeps for itself is free as well. Beyond 4 GiB maps of 2³¹ elements come, which cuDNN is slow at.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        workspace = min((torch.cuda.mem_get_info(device)[0] + kept) // 8, 4 * 2**30)
     return max(2 * halo, int((min(workspace, memory) / bytes_per_unit) ** 0.5) - 2 * halo, 4)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from lightning import LightningDataModule
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
-from torch.cuda import is_available as cuda_is_available
 from torch.utils.data import DataLoader, DistributedSampler
 
 from agvae.data.cache import DiskImages
@@ -139,6 +138,7 @@ class ImageDataModule(LightningDataModule):
         workers = self._workers()
         if on_device := isinstance(self.patches.images, DeviceImages) and trainer is not None:
             self.patches.images.move(trainer.strategy.root_device)
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return _ResumableLoader(
             self.patches,
             batch_size=batch_size,
@@ -147,7 +147,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_the_trainer if workers else None,
-            pin_memory=cuda_is_available() and not on_device,
+            pin_memory=on_gpu and not on_device,
             # forked workers share the decoded images; newer Pythons would start others and copy them
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )

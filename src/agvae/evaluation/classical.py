@@ -136,7 +136,8 @@ _CODECS = (
         "WEBP",
         {"method": 6},
     ),
-    # The encoder's own default tune is for neither metric: 11 to 15 % more bits than "ssim" at equal PSNR.
+    # The encoder's own default tune is for neither metric: 11 to 15 % more bits than "ssim" at equal PSNR. "psnr" takes
+    # 1 % fewer at equal PSNR, and 5 % more at equal MS-SSIM.
     PillowCodec(
         "avif",
         "AVIF, libaom through Pillow: 4:4:4, 8 bit, speed 6, tune=ssim",

@@ -60,8 +60,8 @@ class ModelCodec:
     def analyze(self, image: Image.Image) -> Any:
         """The latent of an image; returns when it is computed, also on a GPU."""
         latent = self.codec.analyze(image)
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        if self.codec.device.type == "cuda":
+            torch.cuda.synchronize(self.codec.device)
         return latent
 
     def encode(self, latent: Any, quality: float) -> bytes:

@@ -142,7 +142,7 @@ class AGVAE(nn.Module):
 
     def analyze(self, x: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = g_a(x) · m(q), (B, M, H/16, W/16)."""
-        return self.scale(self.g_a(x), quality)
+        return self.scale(self.g_a(x).float(), quality)  # bfloat16 would round what is quantised
 
     def scale(self, y: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = y · m(q)."""
@@ -150,7 +150,7 @@ class AGVAE(nn.Module):
 
     def hyper_analyze(self, y_bar: Tensor, quality: Tensor | float) -> Tensor:
         """z̄ = h_a(ȳ) · h(q), (B, N, H/64, W/64)."""
-        z = self.h_a(y_bar)
+        z = self.h_a(y_bar).float()
         return z if self.hyper_gain is None else z * _map(self.hyper_gain.gain(quality))
 
     def hyper_synthesize(self, z_hat: Tensor, quality: Tensor | float) -> Tensor:

@@ -6,6 +6,7 @@ parameters of all elements at once from a given ŷ; coding goes through `sequent
 elements of each pass, and which encoder, decoder and evaluation share.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -131,23 +132,29 @@ def _zeros(like: Tensor, *shape: int) -> Tensor:
     return torch.from_numpy(np.zeros(shape, np.float32)).to(like.dtype)
 
 
+@functools.cache
+def _on(device: torch.device, values: tuple[int, ...]) -> Tensor:
+    """Whole numbers on a device, sent there once: a step that sends them would wait for a GPU."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
 class TapConv(nn.Module):
     """A convolution that has weights at some taps of its kernel only: over a map, or on gathered neighbourhoods."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, taps: list[tuple[int, int]]):
         super().__init__()
         self.kernel, self.taps = kernel, taps
-        self.rows = [dy + kernel // 2 for dy, _ in taps]
-        self.columns = [dx + kernel // 2 for _, dx in taps]
+        self.places = tuple((dy + kernel // 2) * kernel + dx + kernel // 2 for dy, dx in taps)
         bound = (inputs * len(taps)) ** -0.5  # as nn.Conv2d starts, for the taps that are there
         self.weight = nn.Parameter(torch.empty(outputs, inputs, len(taps)).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, outputs, H, W)."""
-        weight = self.weight.new_zeros(*self.weight.shape[:2], self.kernel, self.kernel)
-        weight[:, :, self.rows, self.columns] = self.weight
-        return F.conv2d(x, weight, self.bias, padding=self.kernel // 2)
+        weight = self.weight.new_zeros(*self.weight.shape[:2], self.kernel**2)
+        weight = weight.index_copy(2, _on(weight.device, self.places), self.weight)
+        return F.conv2d(x, weight.unflatten(2, (self.kernel, self.kernel)), self.bias, padding=self.kernel // 2)
 
     def matrix(self, reads: list[tuple[int, int, int]], groups: int) -> Tensor:
         """(inputs, outputs): the weights for what `reads` (dy, dx, group) gather at this kernel's taps, in order."""
@@ -243,8 +250,8 @@ class SpatialContext(ContextModel):
         return parameters
 
 
-def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    positions = torch.arange(height * width)
+def _grid(height: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    positions = torch.arange(height * width, device=device)
     return positions // width, positions % width
 
 
@@ -272,8 +279,8 @@ class Checkerboard(SpatialContext):
         return [[Cell(slice(0, self.M), (colour == c).nonzero()[:, 0], c)] for c in (0, 1)]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
-        row, column = _grid(*y_hat.shape[2:])
-        second = ((row + column) % 2).to(y_hat).view(y_hat.shape[2:])
+        row, column = _grid(*y_hat.shape[2:], y_hat.device)
+        second = ((row + column) % 2).to(y_hat.dtype).view(y_hat.shape[2:])
         # A tap reads only the other colour, so that ŷ needs no mask: only its own squares' context counts.
         hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context([self.convolution], y_hat) * second[..., None]
         return self.head(hidden).permute(0, 3, 1, 2)
@@ -364,7 +371,7 @@ class Quadtree(SpatialContext):
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
         height, width = y_hat.shape[2:]
-        row, column = (v.view(height, width).to(y_hat.device) for v in _grid(height, width))
+        row, column = (v.view(height, width) for v in _grid(height, width, y_hat.device))
         group = torch.arange(self.GROUPS, device=y_hat.device).repeat_interleave(self.M // self.GROUPS)[:, None, None]
         turn = (2 * (row % 2) + column % 2) ^ group  # (M, H, W): the pass in which each element is coded
         from_hyper = self.from_hyper(psi.permute(0, 2, 3, 1))

@@ -41,6 +41,17 @@ class InexactError(ValueError):
     """A layer's weights are so large that its sums could not be exact; the message names the layer."""
 
 
+def is_exact(device: str | torch.device) -> bool:
+    """Whether matrix products in float64 on `device` add whole numbers as IEEE 754 says, sums just under 2^53 included.
+
+    A library may be told to emulate float64 by something faster, which need not."""
+    generator = np.random.default_rng(0)
+    a, b = (generator.integers(-(2**22), 2**22, shape) for shape in ((67, 500), (500, 61)))
+    bias = generator.integers(-(2**50), 2**50, 61)
+    on_device = (torch.from_numpy(x).double().to(device) for x in (bias, a, b))
+    return np.array_equal(torch.addmm(*on_device).cpu().numpy(), (bias + a @ b).astype(np.float64))
+
+
 def to_units(x: Tensor) -> Tensor:
     """x as the nearest whole number of units, clamped, in float64."""
     return x.double().mul(ONE).round_().clamp_(-LIMIT, LIMIT)
@@ -125,8 +136,8 @@ class ExactConv(nn.Module):
         padded = width + 2 * radius
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, radius, radius, radius, radius))
         out = x.new_empty(batch, height, stride, width, stride, len(self.bias))
-        # As many rows at once as stay in the processor's cache.
-        rows = max(1, CHUNK // padded)
+        # As many rows at once as stay in the processor's cache; a GPU is better off with more.
+        rows = max(1, (CHUNK if x.device.type == "cpu" else 64 * CHUNK) // padded)
         for image, result in zip(x, out, strict=True):
             for top in range(0, height, rows):
                 window = image[top : top + rows + 2 * radius].double().flatten(0, 1)

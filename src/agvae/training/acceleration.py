@@ -24,8 +24,8 @@ def choose_precision(trainer: dict[str, Any], model: dict[str, Any], resumed: st
     """What `trainer.precision=auto` means for `model` with the other keys of conf/trainer.
 
     On a GPU that computes in bfloat16, bf16-mixed. On a CPU too if it has bfloat16 matrix units (AMX) and
-    `try_bfloat16`, in a process of its own, finds it right there and at least a quarter faster; a `resumed` run goes on
-    in its own precision there. 32-true otherwise: without such units oneDNN's bfloat16 convolutions take longer than
+    `try_bfloat16`, in a process of its own, finds it right there and at least a quarter faster; there, a `resumed` run
+    goes on in its own precision. 32-true otherwise: without such units oneDNN's bfloat16 convolutions take longer than
     those in float32. Also under FSDP, and for several processes on a CPU, which might not agree."""
     device = trainer["accelerator"]
     if device in ("auto", "gpu") and torch.cuda.is_available():
@@ -36,13 +36,11 @@ def choose_precision(trainer: dict[str, Any], model: dict[str, Any], resumed: st
     if str(trainer["strategy"]).startswith("fsdp") or (device == "cpu" and not alone):
         return FLOAT32
     if device == "cuda":
-        possible = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        possible = device == "cpu" and torch.cpu._is_amx_tile_supported()
-    if not possible:
+        return BFLOAT16 if torch.cuda.is_bf16_supported(including_emulation=False) else FLOAT32
+    if device != "cpu" or not torch.cpu._is_amx_tile_supported():
         return FLOAT32
-    if resumed or device == "cuda":
-        return resumed or BFLOAT16
+    if resumed:
+        return resumed
     tried = try_bfloat16(model)
     if "reason" in tried:
         log.warning("trainer.precision=%s: bfloat16 on this CPU %s", FLOAT32, tried["reason"])
@@ -122,7 +120,8 @@ def compile_networks(
     x = next(model.g_a.parameters()).new_zeros(batch_size, 3, patch_size, patch_size)
     x = x.contiguous(memory_format=torch.channels_last)
     for network in networks:
-        network.compile(dynamic=False)
+        # Sequential.compile would leave Sequential's own forward out, and compile its blocks one by one.
+        network.forward = torch.compile(network.forward, dynamic=False)
     try:
         with autocast:
             y = model.g_a(x)
@@ -131,7 +130,7 @@ def compile_networks(
         sum(output.float().sum() for output in outputs).backward()
     except Exception as error:  # whatever a compiler that is missing or fails makes torch raise
         for network in networks:
-            network._compiled_call_impl = None
+            del network.forward
         lines = str(error).strip().splitlines() or [type(error).__name__]
         log.warning("compile=true: the networks cannot be compiled here and run as they are: %s", lines[0])
         return False

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from agvae.data import Batch
 from agvae.errors import ConfigError, DataError
@@ -51,11 +53,12 @@ class EMA(Callback):
         self.step = trainer.global_step
         # Early weights are far from useful: the average forgets them at the rate at which steps come in.
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        for name, value in pl_module.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value.to(self.average[name].dtype), 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        weights = pl_module.model.state_dict()
+        for name in [name for name, value in weights.items() if not value.is_floating_point()]:
+            self.average[name].copy_(weights.pop(name))
+        averages = [self.average[name] for name in weights]
+        values = [value.to(average.dtype) for value, average in zip(weights.values(), averages, strict=True)]
+        get_ema_multi_avg_fn(decay)(averages, values, None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._swap(pl_module)
@@ -165,7 +168,8 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.training:
+        # FSDP gathers weights to save them: a rank that fails alone would wait for the others for ever.
+        if self.training and not isinstance(trainer.strategy, FSDPStrategy):
             self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -245,6 +249,10 @@ class SkippedSteps(Callback):
             self._count(trainer, self.asked.popleft())
         if logs_after(trainer, trainer.global_step):
             pl_module.log("train/skipped_steps", float(self.total))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        while self.asked:
+            self._count(trainer, self.asked.popleft())
 
     def state_dict(self) -> dict[str, int]:
         return {"total": self.total, "row": self.row}

@@ -84,7 +84,7 @@ def _wait_for_others(trainer: Trainer) -> None:
             torch.distributed.destroy_process_group()
 
 
-def check_sharding(strategy: object, precision: str, decay: float | None) -> None:
+def check_sharding(strategy: object, precision: str, decay: float | None, compiled: bool) -> None:
     """Raise ConfigError for what FSDP would do wrong without a word."""
     if not str(strategy).startswith("fsdp"):
         return
@@ -95,3 +95,7 @@ def check_sharding(strategy: object, precision: str, decay: float | None) -> Non
         )
     if decay is not None:
         raise ConfigError("ema.decay averages whole weights, which FSDP's processes do not hold: use trainer=ddp")
+    if compiled:
+        raise ConfigError(
+            "compile=true tries networks out on whole weights, which FSDP's processes do not hold: use trainer=ddp"
+        )

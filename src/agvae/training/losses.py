@@ -28,7 +28,9 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
             f"and an image of {x.shape[-1]}x{x.shape[-2]} came; choose larger patches and images, or loss=mse"
         )
     with torch.autocast(x.device.type, enabled=False):
-        return _ms_ssim(x_hat.float(), x.float(), data_range=1, size_average=False)
+        # Contiguous: cuDNN, which takes channels last, may blur in TF32, and then E[x²] − E[x]² is far off.
+        x_hat, x = (v.float().contiguous() for v in (x_hat, x))
+        return _ms_ssim(x_hat, x, data_range=1, size_average=False)
 
 
 def msssim(x_hat: Tensor, x: Tensor) -> Tensor:
