@@ -156,7 +156,7 @@ _CODECS = (
         {"irreversible": True, "mct": 1},
     ),
     # Left alone, or given an offset of 0, x265 adds 6 to the QP of 4:4:4 chroma, which costs 10 % more bits at equal
-    # PSNR and 14 % at equal MS-SSIM; hence -1.
+    # PSNR and 14 % at equal MS-SSIM; hence -1. tune=psnr takes 4 % fewer at equal PSNR and 8 % more at equal MS-SSIM.
     PillowCodec(
         "heic",
         "HEIC, x265 through pillow-heif: 4:4:4, 8 bit, preset slow, tune=ssim, chroma QP offset -1",
