@@ -151,7 +151,7 @@ class Worker:
         """Streams and pictures of a list of (H, W, 3) uint8."""
         model, encoders = self.model, [Encoder(self.tables) for _ in pixels]
         y_bar = model.analyze(self.place(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255), quality)
-        z = (model.hyper_analyze(y_bar, quality) - model.prior.medians).round()
+        z = model.hyper_symbols(model.hyper_analyze(y_bar, quality))
         for encoder, symbols in zip(encoders, z.to(torch.int32).flatten(2).cpu().numpy(), strict=True):
             encoder.push_z(symbols)
 

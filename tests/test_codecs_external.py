@@ -208,7 +208,7 @@ def test_vtm_is_found_under_the_name_its_build_gives_it(programs):
 @pytest.mark.parametrize(("name", "package"), [("heic", "pillow_heif"), ("jpegxl", "pillow_jxl")])
 def test_a_missing_package_is_named_with_how_to_get_it(name, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingCodecError, match=rf"{name} needs {package}, .*: pip install 'agvae\[codecs\]'"):
+    with pytest.raises(MissingCodecError, match=rf"{name} needs {package}, .*: pip install -e '.\[codecs\]'"):
         classical_codec(name)
 
 

@@ -121,3 +121,17 @@ def test_prior_table_is_its_likelihood_and_lacks_little_mass():
         z = torch.zeros(len(pmf), 4, 1, 1)
         z[:, channel, 0, 0] = symbols + prior.medians[0, channel, 0, 0]
         np.testing.assert_allclose(prior(z)[:, channel, 0, 0].detach(), np.maximum(pmf, 1e-9), atol=1e-5)
+
+
+@pytest.mark.parametrize("tail_mass", [2.0**-20, 2.0**-10, 0.1])
+def test_support_of_the_prior_is_that_of_its_table(tail_mass):
+    torch.manual_seed(0)
+    prior = FactorizedPrior(8)
+    with torch.no_grad():
+        for parameter in (*prior.matrices, *prior.biases, *prior.factors):
+            parameter.add_(0.5 * torch.randn_like(parameter))
+        prior.quantiles[:, 0, 1] = torch.randn(8)
+    pmfs, first = prior.pmf(tail_mass)
+    low, high = prior.support(tail_mass)
+    assert low.flatten().tolist() == first.tolist()
+    assert high.flatten().tolist() == [offset + len(pmf) - 1 for offset, pmf in zip(first, pmfs, strict=True)]

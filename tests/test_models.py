@@ -261,6 +261,15 @@ def from_compressai(name: str) -> str | None:
     return name
 
 
+def test_symbols_of_z_stay_where_the_prior_has_its_mass(tiny_model):
+    low, high = tiny_model.prior.support(2.0**-10)
+    z_bar = torch.linspace(-1e6, 1e6, 2 * tiny_model.N).view(2, tiny_model.N, 1, 1)
+    symbols = tiny_model.hyper_symbols(z_bar)
+    assert ((symbols >= low) & (symbols <= high)).all()
+    inside = (low + (high - low) * torch.rand(2, tiny_model.N, 1, 1)).round()
+    assert torch.equal(tiny_model.hyper_symbols(inside + tiny_model.prior.medians), inside)
+
+
 def test_parity_with_compressai_mean_scale_hyperprior():
     """gain none, symmetric, context none and minnen2018 are that model: its weights give its picture and rates."""
     torch.manual_seed(0)

@@ -305,7 +305,7 @@ class Codec:
     def _hyper(self, y: Tensor, quality: Tensor | float) -> tuple[Tensor, Tensor]:
         """Symbols of z, and ȳ, at a quality that a stream can carry."""
         y_bar = self._model.scale(y, quality)
-        return (self._model.hyper_analyze(y_bar, quality) - self._model.prior.medians).round(), y_bar
+        return self._model.hyper_symbols(self._model.hyper_analyze(y_bar, quality)), y_bar
 
     def _psi(
         self, z_symbols: Tensor, quality: Tensor | float, memory: float = math.inf

@@ -62,6 +62,26 @@ class FactorizedPrior(nn.Module):
             return sum(off.abs().sum() for off in (low + target, middle, high - target))
 
     @torch.no_grad()
+    def support(self, tail_mass: float, limit: int = 4096) -> tuple[Tensor, Tensor]:
+        """First and last symbol (z minus the median, an integer) of each channel, (C, 1, 1): beyond either lies less
+        than `tail_mass`, one symbol more or less. Both are at most `limit` from the median, which is among them."""
+        logit = math.log(1 / tail_mass - 1)
+        with torch.autocast(self.quantiles.device.type, enabled=False):
+            return self._last_below(-logit, limit).clamp(max=0), self._last_below(logit, limit).clamp(min=0)
+
+    def _last_below(self, logit: float, limit: int) -> Tensor:
+        """The last symbol of each channel at whose lower edge the logit of the cumulative is below `logit`."""
+        medians = self.quantiles[:, :, 1:2]
+        low = torch.full_like(medians, -limit)
+        high = -low
+        while limit:  # bisection without a look at the values, for which a GPU would have to be waited for
+            middle = ((low + high) / 2).floor()
+            below = self._logits(middle - 0.5 + medians) < logit
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+            limit //= 2
+        return low
+
+    @torch.no_grad()
     def pmf(self, tail_mass: float = 2**-20, limit: int = 4096) -> tuple[list[np.ndarray], np.ndarray]:
         """Per channel, the probabilities of z's symbols (z minus the median, an integer) and the first symbol.
 

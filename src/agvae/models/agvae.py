@@ -20,6 +20,8 @@ from agvae.models.gain import GainUnit
 from agvae.models.quantization import QUANTIZERS, quantize_training
 from agvae.models.transforms import STRIDE_Z, TRANSFORMS
 
+_Z_TAIL = 2.0**-10
+
 
 class Output(NamedTuple):
     """What the model makes of a batch: x_hat (B, 3, H, W), not clamped, and the probabilities of its symbols.
@@ -128,7 +130,7 @@ class AGVAE(nn.Module):
                 y_hat = quantize_training(y_bar, "mixed", parameters.mu).distortion
             y_likelihoods = self.likelihood(y.rate, parameters)
         else:
-            z_hat = (z_bar - self.prior.medians).round() + self.prior.medians
+            z_hat = self.hyper_symbols(z_bar) + self.prior.medians
             z_likelihoods = self.prior(z_hat)
             psi = self.hyper_synthesize(z_hat, quality)
             y_likelihoods = torch.empty(y_bar.shape, device=x.device)
@@ -152,6 +154,13 @@ class AGVAE(nn.Module):
         """z̄ = h_a(ȳ) · h(q), (B, N, H/64, W/64)."""
         z = self.h_a(y_bar).float()
         return z if self.hyper_gain is None else z * _map(self.hyper_gain.gain(quality))
+
+    def hyper_symbols(self, z_bar: Tensor) -> Tensor:
+        """Symbols of z: whole numbers around the median, kept to where the prior has all but 2 · 2^−10 of its mass.
+
+        Beyond it training saw next to nothing, and h_s may answer with anything: on rare pictures a few such symbols
+        made whole files useless. A decoder takes what it is given."""
+        return torch.clamp((z_bar - self.prior.medians).round(), *self.prior.support(_Z_TAIL))
 
     def hyper_synthesize(self, z_hat: Tensor, quality: Tensor | float) -> Tensor:
         """ψ = h_s(ẑ · h′(q)): what the context model makes the entropy parameters from."""

@@ -33,7 +33,7 @@ def coded_latent(model: AGVAE, y: Tensor, quality: float) -> CodedLatent:
     With a codec's model and the `y` of its `analyze` these are the very symbols of a file at that quality, and the sum
     of their bits is its `estimate`."""
     y_bar = model.scale(y, quality)
-    z_hat = (model.hyper_analyze(y_bar, quality) - model.prior.medians).round() + model.prior.medians
+    z_hat = model.hyper_symbols(model.hyper_analyze(y_bar, quality)) + model.prior.medians
     symbols, mu, sigma_l, sigma_r, probability = (torch.empty_like(y_bar) for _ in range(5))
 
     def record(cell: Cell, coded: Tensor, parameters: Parameters) -> None:
