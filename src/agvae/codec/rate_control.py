@@ -62,9 +62,8 @@ def largest_within(
 
     The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target.
     Raises TargetError if the target is below the smallest or above the largest file."""
-    predicted = _Prediction(
-        guess, last, math.log(target * (1 + (spare - RATE_SLACK) / 2))
-    )  # the middle of what will do
+    middle = target * (1 + (spare - RATE_SLACK) / 2)  # of what will do
+    predicted = _Prediction(guess, last, math.log(middle))
     quality = predicted.best(-1, last + 1)
     for _ in range(2 if measure else 0):
         predicted.agree({quality: measure(quality)})

@@ -21,6 +21,7 @@ from agvae.models.quantization import QUANTIZERS, quantize_training
 from agvae.models.transforms import STRIDE_Z, TRANSFORMS
 
 _Z_TAIL = 2.0**-10
+"""Mass of the prior on either side of z's symbols that an encoder does not use."""
 
 
 class Output(NamedTuple):
