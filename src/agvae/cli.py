@@ -602,7 +602,7 @@ def _report_runs(options: argparse.Namespace) -> None:
     _check_folders(job)
     from agvae.reporting.compare import compare
     from agvae.reporting.html import render
-    from agvae.reporting.runs import read_runs
+    from agvae.reporting.collect import read_runs
 
     comparison = compare(read_runs(options.paths))
     page = render(comparison, options.title or f"AG-VAE runs in {', '.join(options.paths)}")

@@ -24,12 +24,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from agvae import evaluation
     from agvae.codec import open_codec
     from agvae.data import evaluation_images
+    from agvae.facts import model_facts
     from agvae.files import write_atomically
     from agvae.reporting.figures import rd_figure
 
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
-    others, missing = _classical_codecs(cfg)
+    programs = OmegaConf.to_container(cfg.programs, resolve=True)
+    others, missing = evaluation.available_codecs([str(name) for name in _as_list(cfg.codecs)], programs)
     dataset, paths = evaluation_images(cfg.data)
     on_kodak = evaluation.slug(dataset) == "kodak"
     stand_ins = {name: evaluation.stand_in(name) if on_kodak else None for name in missing}
@@ -80,6 +82,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "interrupted": measured.interrupted,
         "checkpoint": str(cfg.checkpoint),
         "model": ours.name,
+        "facts": model_facts(codec),
         "missing_codecs": {
             name: {"reason": reason, "published": stand_ins[name] and stand_ins[name].name}
             for name, reason in missing.items()
@@ -95,20 +98,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         console.print("\n".join(evaluation.bd_rate_notes(rates)), soft_wrap=True, highlight=False)
     console.print(f"results, tables and plots: {output}", soft_wrap=True, highlight=False)
     return summary
-
-
-def _classical_codecs(cfg: DictConfig) -> tuple[list, dict[str, str]]:
-    """The codecs of cfg.codecs that can be run, and for each of the others how to get it."""
-    from agvae.evaluation import MissingCodecError, classical_codec
-
-    programs = OmegaConf.to_container(cfg.programs, resolve=True)
-    codecs, missing = [], {}
-    for name in dict.fromkeys(map(str, _as_list(cfg.codecs))):
-        try:
-            codecs.append(classical_codec(name, programs))
-        except MissingCodecError as error:
-            missing[name] = str(error)
-    return codecs, missing
 
 
 def _qualities(cfg: DictConfig) -> list[float] | None:
@@ -138,6 +127,7 @@ def train(cfg: DictConfig) -> Any:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agvae.data import ImageDataModule
+    from agvae.facts import write_run_facts
     from agvae.files import remove_asides, write_atomically
     from agvae.training import acceleration, launch, runs
     from agvae.training.callbacks import EMA, Compile
@@ -217,6 +207,9 @@ def train(cfg: DictConfig) -> Any:
             raise DataError(f"the run cannot be written: {error}; free some space, or set hydra.run.dir") from error
     for logger in trainer.loggers:
         logger.log_hyperparams(record)
+    module.run_id = checkpoint.get("run", module.run_id)
+    if trainer.is_global_zero:
+        write_run_facts(run_dir, {"run": module.run_id, **{key: module.hparams[key] for key in ("model", "loss")}})
 
     say(f"run:        {run_dir}" + (f", from step {checkpoint['global_step']}" if checkpoint else ""))
     say(f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}")
@@ -240,7 +233,20 @@ def train(cfg: DictConfig) -> Any:
             say(f"            agvae export {best} model.safetensors")
             if trainer.global_step != trainer.max_steps:
                 say(f"            {_resume_command(folder / 'last.ckpt')}")
+    if trainer.is_global_zero and kept:
+        _write_final_facts(run_dir, folder / ("best.ckpt" if "best.ckpt" in kept else "last.ckpt"))
     return trainer
+
+
+def _write_final_facts(run_dir: Path, checkpoint: Path) -> None:
+    """Add the steps and the fingerprint of the run's best checkpoint to its facts."""
+    from agvae.codec import model_file
+    from agvae.facts import model_facts, write_run_facts
+
+    try:
+        write_run_facts(run_dir, model_facts(model_file.from_checkpoint(checkpoint)))
+    except (model_file.ModelError, OSError) as error:
+        log.warning("the run's facts lack its steps and fingerprint: %s", error)
 
 
 def _initialise(model: Any, name_or_path: str) -> None:

@@ -1,11 +1,14 @@
 """Errors that a user can put right, and how they end a command: one line on standard error, no traceback."""
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -18,6 +21,26 @@ class DataError(ValueError):
 
 class JobError(Exception):
     """A run of several has failed, and has said why itself. Ends a command with status 1, after the other runs."""
+
+
+class Forgiving:
+    """A context in which an exception is a warning, the first time, and afterwards nothing.
+
+    For what tells of a run and must not end it. `what` is the warning's sentence, which the reason follows."""
+
+    def __init__(self, what: str):
+        self.what, self.warned = what, False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not self.warned:
+            log.warning("%s: %s: %s", self.what, type(error).__name__, error)
+        self.warned = True
+        return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -35,7 +35,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Everything that coding needs: the model's configuration, its weights, its tables, and words about it."""
+    """Everything that coding needs: the model's configuration, its weights, its tables, and the facts of it (`agvae.facts`)."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
@@ -59,7 +59,8 @@ class ModelFile:
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
-        metadata = {"format": FORMAT, "model": self.config, "info": self.info}
+        info = {**self.info, "fingerprint": self.fingerprint.hex()}
+        metadata = {"format": FORMAT, "model": self.config, "info": info}
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
         write_atomically(path, to_safetensors(tensors, {"agvae": json.dumps(metadata)}))
 
@@ -109,6 +110,7 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
             name.removeprefix("model."): w for name, w in checkpoint["state_dict"].items() if name.startswith("model.")
         }
         info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
+        info |= {"run": checkpoint["run"]} if "run" in checkpoint else {}  # older versions have no name for a run
         model = AGVAE.from_config(config)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None

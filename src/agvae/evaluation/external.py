@@ -4,7 +4,7 @@ import shutil
 import struct
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -258,3 +258,18 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
     codec = CLASSICAL_CODECS[name]
     codec.require()
     return codec
+
+
+def available_codecs(
+    names: Sequence[str], programs: Mapping[str, Any] | None = None
+) -> tuple[list[ClassicalCodec], dict[str, str]]:
+    """The codecs of these names that can be run, each once, and for each of the others how to get it.
+
+    Raises ConfigError as `classical_codec` does."""
+    codecs, missing = [], {}
+    for name in dict.fromkeys(names):
+        try:
+            codecs.append(classical_codec(name, programs))
+        except MissingCodecError as error:
+            missing[name] = str(error)
+    return codecs, missing

@@ -14,8 +14,8 @@ _BACKGROUND = {
     "ms-ssim-rgb": ("vtm", "bpg444", "jpeg", "mbt2018-ms-ssim", "mbt2018-mean-ms-ssim", "mbt2018-mean-mse"),
 }
 
-
-_PUBLISHED_AS = {"bpg": "bpg444", "vtm": "vtm"}
+PUBLISHED_AS = {"bpg": "bpg444", "vtm": "vtm"}
+"""The published curve of an external program, by the program's name here: the anchors of a validation on Kodak."""
 
 
 @cache
@@ -28,7 +28,7 @@ def published_curves() -> tuple[Curve, ...]:
 def stand_in(codec: str) -> Curve | None:
     """The published curve of an external program of ours that cannot be run; None where there is none."""
     by_name = {curve.name: curve for curve in published_curves()}
-    return by_name.get(_PUBLISHED_AS.get(codec, ""))
+    return by_name.get(PUBLISHED_AS.get(codec, ""))
 
 
 def background_curves(metric: str) -> list[Curve]:

@@ -158,7 +158,7 @@ def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Eval
         log.warning("%d images were left out", len(evaluation.skipped))
     if evaluation.without_ms_ssim:
         log.warning(
-            "%d images have a side of 160 pixels or less, too small for MS-SSIM: not in its means",
+            "%d images are too small for MS-SSIM: not in its means",
             len(evaluation.without_ms_ssim),
         )
     return evaluation

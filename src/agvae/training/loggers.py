@@ -2,23 +2,20 @@
 
 import functools
 import logging
-import netrc
 import os
 import secrets
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from agvae.errors import Forgiving
 from agvae.files import write_atomically
+from agvae.wandb_account import address, logged_in, reachable
 
 log = logging.getLogger(__name__)
 
@@ -29,26 +26,6 @@ FINISH_TIMEOUT = 600
 def logs_after(trainer: Trainer, step: int) -> bool:
     """Whether values are logged after optimiser step `step`; with trainer.log_every_n_steps=0 they never are."""
     return trainer.log_every_n_steps > 0 and step % trainer.log_every_n_steps == 0
-
-
-class Forgiving:
-    """A context in which an exception is a warning, the first time, and afterwards nothing.
-
-    For what tells of a run and must not end it. `what` is the warning's sentence, which the reason follows."""
-
-    def __init__(self, what: str):
-        self.what, self.warned = what, False
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        if not self.warned:
-            log.warning("%s: %s: %s", self.what, type(error).__name__, error)
-        self.warned = True
-        return True
 
 
 class ForgivingWandbLogger(WandbLogger):
@@ -108,7 +85,7 @@ def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
         mode = "offline"
     # The other ranks write nothing. W&B itself would try for a minute and a half, and then stop the run.
     if mode in ("online", "run") and rank_zero_only.rank == 0 and not reachable():
-        log.warning("W&B does not answer at %s: this run is logged offline", _address())
+        log.warning("W&B does not answer at %s: this run is logged offline", address())
         mode = "offline"
     id_file = Path(run_dir) / "wandb_id.txt"
     run_id = id_file.read_text().strip() if id_file.exists() else ""
@@ -132,39 +109,3 @@ def never_fails(logger: Logger) -> Logger:
 def _forgive(forgiving: Forgiving, logger: Logger, name: str, *args: Any, **kwargs: Any) -> None:
     with forgiving:
         getattr(type(logger), name)(logger, *args, **kwargs)
-
-
-def logged_in() -> bool:
-    """Whether a key for the W&B host is in the environment or in the netrc file, where `wandb login` writes it."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    hosts = [urlparse(_address()).hostname]
-    if not os.environ.get("WANDB_BASE_URL"):
-        hosts.append("api.wandb.ai")  # where W&B's own service was, and logins of the time are for
-    candidates = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for path in (Path(name).expanduser() for name in candidates if name):
-        try:
-            if path.is_file() and any(netrc.netrc(path).authenticators(host) for host in hosts):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
-
-
-def reachable() -> bool:
-    """Whether the W&B host, or the proxy before it, answers within five seconds, be it with an error."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(_address(), method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
-    except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # W&B trusts other certificates than Python does
-    except OSError:
-        return False
-    return True
-
-
-def _address() -> str:
-    import wandb
-
-    return os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url

@@ -47,6 +47,10 @@ def psnr(mse: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / mse)
 
 
+FORMULAS = {"mse": "MSE on [0, 255]", "msssim": "1000·(1 − MS-SSIM)"}
+"""`loss.name` -> its distortion as a formula, which model files keep."""
+
+
 def lambda_ladder(ladder: Sequence[float], levels: int) -> list[float]:
     """λ of each level, low to high rate: `ladder` itself, or for another number of levels log-spaced between its ends.
 
@@ -106,3 +110,13 @@ def level_weights(lambdas: Sequence[float], power: float) -> list[float]:
     weights = [value**-power for value in lambdas]
     mean = sum(weights) / len(weights)
     return [weight / mean for weight in weights]
+
+
+def resolved(loss: dict, levels: int) -> dict:
+    """A `loss` configuration for a model of `levels` levels with the facts of it: see `agvae.facts`.
+
+    An untrained level has weight 0. Raises ConfigError as `level_lambdas` and `trained_levels` do."""
+    lambdas, trained = level_lambdas(loss, levels), trained_levels(loss, levels)
+    weights = dict(zip(trained, level_weights([lambdas[s] for s in trained], loss["level_weight_power"]), strict=True))
+    level_weight = [weights.get(level, 0.0) for level in range(levels)]
+    return {**loss, "lambdas": lambdas, "level_weights": level_weight, "distortion": FORMULAS[loss["name"]]}

@@ -1,27 +1,12 @@
 """The RD curve of a validation, gathered over images and ranks."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 KEYS = ("bpp", "psnr", "ms_ssim", "loss")
-
-
-class Measured(NamedTuple):
-    """A validation batch at one quality, as callbacks see it: `validation_step` returns one for each.
-
-    bpp, psnr (dB) and ms_ssim (NaN where it is not defined) are (B,); channel_bpp (B, M) is the rate of each channel
-    of y in bits per pixel; decoded (B, 3, H, W) is uint8."""
-
-    quality: float
-    bpp: Tensor
-    psnr: Tensor
-    ms_ssim: Tensor
-    channel_bpp: Tensor
-    decoded: Tensor
 
 
 class RDCurve(Metric):

@@ -12,21 +12,22 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from agvae.data import Batch
 from agvae.errors import ConfigError, numbers
+from agvae.evaluation.validation import Measured
+from agvae.facts import new_run_id
 from agvae.models import AGVAE
 from agvae.quality import check_quality, half_levels
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
     DISTORTIONS,
     MS_SSIM_SMALLEST_SIDE,
-    level_lambdas,
-    level_weights,
     ms_ssim,
     mse,
     msssim,
     psnr,
+    resolved,
     trained_levels,
 )
-from agvae.training.metrics import Measured, RDCurve
+from agvae.training.metrics import RDCurve
 from agvae.training.optimization import build_optimizer, build_scheduler, check
 
 LEVEL_SAMPLINGS = ("stratified", "sample", "batch")
@@ -60,22 +61,19 @@ class AGVAEModule(LightningModule):
             raise ConfigError(f"loss.level_weight_power={loss['level_weight_power']} is not a number")
         check(optimizer, scheduler)
         levels = self.model.levels
-        loss = {**loss, "lambdas": level_lambdas(loss, levels)}
+        loss = resolved(loss, levels)
         self.levels = trained_levels(loss, levels)
         self.lambdas: list[float] = loss["lambdas"]
         self.model.initialise_gains(self.lambdas)
         self.memory_format = torch.contiguous_format
         self.distortion = DISTORTIONS[loss["name"]]
-        weights = torch.zeros(levels)
-        weights[self.levels] = torch.tensor(
-            level_weights([self.lambdas[s] for s in self.levels], loss["level_weight_power"])
-        )
         self.register_buffer("level_lambda", torch.tensor(self.lambdas), persistent=False)
-        self.register_buffer("level_weight", weights, persistent=False)
+        self.register_buffer("level_weight", torch.tensor(loss["level_weights"]), persistent=False)
         self.register_buffer("trained_levels", torch.tensor(self.levels), persistent=False)
         self.qualities = _validation_qualities(validation["qualities"], levels)
         self.curve = RDCurve(self.qualities)
         self.rd_points: list[dict[str, float]] = []
+        self.run_id = new_run_id()
         self.step_skipped: Tensor | None = None  # whether the optimiser's last step was; a callback takes it
         self.save_hyperparameters(
             {
@@ -99,6 +97,7 @@ class AGVAEModule(LightningModule):
             self.model.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = self.run_id
         checkpoint["precision"] = self.trainer.precision  # a resumed run keeps what trainer.precision=auto chose
 
     def pixels(self, image: Tensor) -> Tensor:

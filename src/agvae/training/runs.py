@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from agvae.errors import ConfigError, JobError
+from agvae.facts import flat
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
@@ -123,11 +123,3 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     found, wanted = flat(found), flat(wanted)
     keys = [key for key in found | wanted if not key.startswith("quantizer.")]
     return [f"model.{key}={found.get(key)}" for key in keys if found.get(key) != wanted.get(key)]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration with its keys joined by dots, as overrides name them."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found

@@ -1,10 +1,10 @@
-"""Reads the folders that `train.py` and `evaluate.py` leave; what is missing or damaged is noted, the rest is kept."""
+"""Collects the folders that `train.py` and `evaluate.py` leave; damaged or missing parts become notes."""
 
 import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import numpy as np
 from agvae.errors import DataError
 from agvae.evaluation import Curve
 from agvae.evaluation.rd import RESULTS
+from agvae.evaluation.validation import SHORT, rd_curve
+from agvae.facts import RUN_FILE
 
 Scalars = dict[str, list[tuple[int, float]]]
 
@@ -21,7 +23,7 @@ _RUN_MARKS = (".hydra", "rd.csv", "results")
 _INSIDE_A_RUN = ("checkpoints", "csv", "results", "tensorboard", "wandb")
 _CONFIG = Path(".hydra") / "config.yaml"
 _RESOLVED = Path("config.yaml")  # of train.py: Hydra's own has the interpolations of a sweep in it
-_RD_COLUMNS = {"quality": "quality", "bpp": "bpp", "psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb"}
+_RD_COLUMNS = ("quality", "bpp", *SHORT.values())
 _CURVE_KEYS = (*RESULTS, "quality", "estimated_bpp")
 
 
@@ -29,13 +31,15 @@ _CURVE_KEYS = (*RESULTS, "quality", "estimated_bpp")
 class TrainingRun:
     """A run of `train.py`.
 
-    `config` is conf/train.yaml as the run resolved it, as nested dictionaries; `curve` its last whole validation, at
-    step `curve_step`, or None; `scalars` what its CSV logger kept, {metric: [(step, value)]} by rising step; `gains`
-    the gain vectors m and m′ of its last checkpoint, each (levels, channels), if it has them; `steps` how far it came.
+    `config` is conf/train.yaml as the run resolved it, as nested dictionaries, and `facts` those of its model
+    (`agvae.facts`); `curve` is its last whole validation, at step `curve_step`, or None; `scalars` has the values of
+    its CSV logger, {metric: [(step, value)]} by rising step; `gains` has the gain vectors m and m′ of its last
+    checkpoint, each (levels, channels); `steps` is the last step that the folder shows.
     """
 
     path: Path
     config: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
     curve: Curve | None = None
     curve_step: int | None = None
     scalars: Scalars = field(default_factory=dict)
@@ -47,9 +51,8 @@ class TrainingRun:
 class EvaluationRun:
     """One data set of a run of `evaluate.py`.
 
-    `images` are the names of its images, None if no one wrote them down, and `curves` the means over them, one per
-    codec. `checkpoint` is what was evaluated, as the command line named it, and `config` the model and loss that a
-    model file at that place says it has.
+    `images` are the names of its images, None if per_image.csv is missing; `curves` are the means over them, one per
+    codec; `facts` are those of the model (`agvae.facts`), and `checkpoint` is the name of it on the command line.
     """
 
     path: Path
@@ -57,8 +60,7 @@ class EvaluationRun:
     images: frozenset[str] | None
     curves: tuple[Curve, ...]
     checkpoint: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    steps: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,11 +135,19 @@ def _read_config(path: Path, runs: Runs) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def _read_json(file: Path) -> dict[str, Any]:
+    """Raises OSError, and ValueError for anything but a JSON object."""
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict):
+        raise ValueError("it holds no object")
+    return content
+
+
 # ------------------------------------------------------------ training
 
 
 def _read_training(path: Path, config: dict[str, Any], runs: Runs) -> None:
-    if not any(any(path.glob(what)) for what in ("rd.csv", "checkpoints/*.ckpt", "csv/version_*/metrics.csv")):
+    if not any(any(path.glob(mark)) for mark in ("rd.csv", "checkpoints/*.ckpt", "csv/version_*/metrics.csv")):
         runs.note(path, "has nothing but its configuration: left out")
         return
     scalars = _read_scalars(path, runs)
@@ -148,13 +158,28 @@ def _read_training(path: Path, config: dict[str, Any], runs: Runs) -> None:
     if not (curve or scalars or checkpoint):
         runs.note(path, "holds nothing that can be read but its configuration: left out")
         return
-    if "model" not in config and "hyper_parameters" in checkpoint:
-        config = checkpoint["hyper_parameters"]
     wanted = (config.get("trainer") or {}).get("max_steps") or 0
     if 0 < steps < wanted:
         runs.note(path, f"ended at step {steps:,} of {wanted:,}")
-    gains = _gains(checkpoint)
-    runs.training.append(TrainingRun(path, config, curve, step, scalars, gains, steps))
+    facts = _run_facts(path, config, checkpoint, runs)
+    runs.training.append(TrainingRun(path, config, facts, curve, step, scalars, _gains(checkpoint), steps))
+
+
+def _run_facts(
+    path: Path, config: Mapping[str, Any], checkpoint: Mapping[str, Any], runs: Runs
+) -> dict[str, Any]:
+    """The facts in run.json, or where an older version or a damaged file has none, in the checkpoint and the
+    configuration."""
+    known = {key: config[key] for key in ("model", "loss") if key in config}
+    known |= {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if k in ("model", "loss")}
+    known |= {"run": checkpoint["run"]} if "run" in checkpoint else {}
+    try:
+        return known | _read_json(path / RUN_FILE)
+    except FileNotFoundError:
+        runs.note(path, f"has no {RUN_FILE}, so an older version trained it: evaluations of its model stand apart")
+    except (OSError, ValueError) as error:
+        runs.note(path, f"{RUN_FILE} cannot be read ({_first_line(error)}): evaluations of its model stand apart")
+    return known
 
 
 def _read_rd(path: Path, runs: Runs) -> tuple[Curve | None, int | None]:
@@ -176,7 +201,7 @@ def _read_rd(path: Path, runs: Runs) -> tuple[Curve | None, int | None]:
     broken = 0
     for line in lines:
         try:
-            point = {key: float(line[name]) for name, key in _RD_COLUMNS.items() if name in columns}
+            point = {name: float(line[name]) for name in _RD_COLUMNS if name in columns}
             validations.setdefault(int(line["step"]), {})[point["quality"]] = point
         except (TypeError, ValueError):
             broken += 1
@@ -189,9 +214,8 @@ def _read_rd(path: Path, runs: Runs) -> tuple[Curve | None, int | None]:
         return None, None
     for step in sorted(validations.keys() - set(steps)):
         runs.note(path, f"the validation at step {step:,} has {len(validations[step])} of {whole} qualities: left out")
-    points = [validations[steps[-1]][quality] for quality in sorted(validations[steps[-1]])]
-    results = {key: [point.get(key, math.nan) for point in points] for key in _RD_COLUMNS.values()}
-    return Curve(path.name, "", results), steps[-1]
+    points = validations[steps[-1]]
+    return rd_curve([points[quality] for quality in sorted(points)], path.name), steps[-1]
 
 
 def _read_scalars(path: Path, runs: Runs) -> Scalars:
@@ -215,7 +239,7 @@ def _read_scalars(path: Path, runs: Runs) -> Scalars:
 
 
 def _read_checkpoint(path: Path, runs: Runs) -> dict[str, Any]:
-    """The newest checkpoint, mapped rather than read: only what is looked at comes from disk."""
+    """The newest checkpoint, mapped rather than read: only the parts in use come from disk."""
     import torch
 
     files = [path / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")]
@@ -244,22 +268,21 @@ def _gains(checkpoint: dict[str, Any]) -> dict[str, np.ndarray]:
 def _read_evaluation(path: Path, runs: Runs) -> None:
     summary = _read_summary(path, runs)
     images = _read_images(path)
-    config, steps = _model_of(summary.get("checkpoint"))
     found = False
     for folder in sorted(path.glob("results/*/")):
         curves = tuple(curve for file in sorted(folder.glob("*.json")) if (curve := _read_curve(file, path, runs)))
         if curves:
             found = True
             dataset = str(summary.get("dataset", folder.name))
-            run = EvaluationRun(path, dataset, images, curves, summary.get("checkpoint"), config, steps)
-            runs.evaluation.append(run)
+            facts = summary.get("facts", {})
+            runs.evaluation.append(EvaluationRun(path, dataset, images, curves, summary.get("checkpoint"), facts))
     if not found:
         runs.note(path, "is an evaluation without results, so it did not come to its end: left out")
 
 
 def _read_summary(path: Path, runs: Runs) -> dict[str, Any]:
     try:
-        summary = json.loads((path / "summary.json").read_text())
+        summary = _read_json(path / "summary.json")
     except (OSError, ValueError) as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_first_line(error)})"
         runs.note(path, f"summary.json {why}: which model it evaluated is unknown")
@@ -268,6 +291,8 @@ def _read_summary(path: Path, runs: Runs) -> dict[str, Any]:
         runs.note(path, f"was interrupted: its means are over {summary.get('images')} images")
     if skipped := summary.get("skipped"):
         runs.note(path, f"left out {len(skipped)} image{'s' * (len(skipped) > 1)} that could not be read or coded")
+    if "facts" not in summary:
+        runs.note(path, "an older version wrote summary.json: the training run of its model is unknown")
     return summary
 
 
@@ -282,7 +307,7 @@ def _read_images(path: Path) -> frozenset[str] | None:
 def _read_curve(file: Path, path: Path, runs: Runs) -> Curve | None:
     name = file.relative_to(path)
     try:
-        curve = Curve.from_dict(json.loads(file.read_text()))
+        curve = Curve.from_dict(_read_json(file))
         lengths = {len(values) for values in curve.results.values()}
         if "bpp" not in curve.results or len(lengths) != 1:
             raise ValueError("bpp is missing, or its lists differ in length")
@@ -294,21 +319,12 @@ def _read_curve(file: Path, path: Path, runs: Runs) -> Curve | None:
     return curve
 
 
-def _model_of(checkpoint: str | None) -> tuple[dict[str, Any], int | None]:
-    """Configuration ({"model", "loss"}) and training steps that a model file names, if it is still there."""
-    if checkpoint is None or not checkpoint.endswith(".safetensors") or not Path(checkpoint).is_file():
-        return {}, None
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(checkpoint, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {})["agvae"])
-        return {"model": metadata["model"], "loss": metadata["info"]["loss"]}, metadata["info"].get("steps")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return {}, None
-
-
 def _first_line(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def finite(values: Sequence[float]) -> list[float]:
+    """Those that are neither NaN nor infinite."""
+    return [value for value in values if math.isfinite(value)]
