@@ -24,18 +24,23 @@ QUICK := outputs/quickstart
 
 quickstart: setup
 	rm -rf $(QUICK)
-	$(BIN)/python evaluate.py checkpoint=agvae-small-mse hydra.run.dir=$(QUICK)/evaluation
+	$(BIN)/python evaluate.py checkpoint=agvae-mse hydra.run.dir=$(QUICK)/agvae-mse
 	photo=$$($(BIN)/python -c "from importlib.resources import files; print(files('skimage.data') / 'coffee.png')") && \
-	for bpp in 0.25 0.5; do \
-		$(BIN)/agvae compress $$photo $(QUICK)/coffee_$$bpp.agv --bpp $$bpp && \
-		$(BIN)/agvae decompress $(QUICK)/coffee_$$bpp.agv $(QUICK)/coffee_$$bpp.png || exit 1; \
-	done
+	$(BIN)/agvae compress $$photo $(QUICK)/coffee.agv --bpp 0.25 && \
+	$(BIN)/agvae decompress $(QUICK)/coffee.agv $(QUICK)/coffee.png && \
+	$(BIN)/python -m agvae.reporting.side_by_side $$photo --bpp 0.2 -o $(QUICK)/side_by_side.png
 	$(BIN)/python train.py experiment=quickstart hydra.run.dir=$(QUICK)/train
-	$(BIN)/agvae export $(QUICK)/train/checkpoints/last.ckpt $(QUICK)/model.safetensors
+	$(BIN)/agvae export $(QUICK)/train/checkpoints/last.ckpt $(QUICK)/trained-here.safetensors
+	for model in agvae-small-mse $(QUICK)/trained-here.safetensors; do \
+		$(BIN)/python evaluate.py checkpoint=$$model codecs=[] hydra.run.dir=$(QUICK)/$$(basename $$model .safetensors) || exit 1; \
+	done
+	$(BIN)/agvae report $(QUICK) -o $(QUICK)/report.html --title "Quickstart"
 	@echo
-	@echo "RD plots beside JPEG, WebP and AVIF: $(QUICK)/evaluation/rd_psnr.png and rd_ms_ssim.png"
-	@echo "A photo at two rates:                $(QUICK)/coffee_0.25.png and coffee_0.5.png, with their .agv files"
-	@echo "The model, trained a little further: $(QUICK)/model.safetensors, its logs and curves in $(QUICK)/train"
+	@echo "A photo at 0.2 bpp, five codecs:      $(QUICK)/side_by_side.png"
+	@echo "A photo at 0.25 bpp, compressed:      $(QUICK)/coffee.agv, decompressed: $(QUICK)/coffee.png"
+	@echo "agvae-mse beside JPEG, WebP and AVIF: $(QUICK)/agvae-mse/rd_psnr.png and rd_ms_ssim.png"
+	@echo "The small model, trained further:     $(QUICK)/trained-here.safetensors, its logs in $(QUICK)/train"
+	@echo "All runs on one page:                 $(QUICK)/report.html"
 
 # One thread each: two processes with two threads would wait for each other.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -32,6 +32,7 @@ class DataConfig:
     download: bool = False
     batch_size: int = 16
     patch_size: int = 256
+    drawn: float = 0.0
     samples_per_epoch: int | None = None
     cache: Cache = "memory"
     cache_gib: float = 4.0
@@ -66,6 +67,8 @@ class DataConfig:
             )
         if not (_is_number(self.val_share) and 0 < self.val_share < 1):
             raise ConfigError(f"data.val_share={self.val_share} is not between 0 and 1")
+        if not (_is_number(self.drawn) and 0 <= self.drawn <= 1):
+            raise ConfigError(f"data.drawn must be a share from 0 to 1, not {self.drawn}")
         if not (_is_number(self.cache_gib) and self.cache_gib >= 0):
             raise ConfigError(f"data.cache_gib={self.cache_gib} is not a size in GiB")
         for key, least in _LEAST.items():

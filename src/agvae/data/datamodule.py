@@ -93,7 +93,7 @@ class ImageDataModule(LightningDataModule):
             )
         self.pictures = self._held_out(FileImages(held_out))
         images = self._images(large, [sizes[path] for path in large])
-        self.patches = Patches(images, config.patch_size, SampleStream(len(large), self.seed))
+        self.patches = Patches(images, config.patch_size, SampleStream(len(large), self.seed), config.drawn)
 
     def _set_up_shards(self) -> None:
         config, root = self.config, str(self.config.root)
@@ -114,7 +114,7 @@ class ImageDataModule(LightningDataModule):
             else FileImages(list_images(config.val_root))
         )
         stream = ShardStream(index.shard[rows], config.shuffle_shards, self.seed)
-        self.patches = Patches(ShardImages(root, index, rows), config.patch_size, stream)
+        self.patches = Patches(ShardImages(root, index, rows), config.patch_size, stream, config.drawn)
 
     def _held_out(self, images: Images) -> Pictures:
         pictures = Pictures(images, self.config.val_images, self.config.val_crop)

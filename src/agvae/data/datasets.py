@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from agvae.data.config import STRIDE
+from agvae.data.drawn import drawn_picture
 from agvae.data.sampling import SampleStream
 from agvae.errors import DataError
 from agvae.images import ImageError, image_size, load_rgb
@@ -100,8 +101,11 @@ class MemoryImages:
 class DeviceImages(MemoryImages):
     """Images decoded once and then kept as uint8 on a device, which cuts the patches; not for worker processes."""
 
+    device = torch.device("cpu")
+
     def move(self, device: torch.device) -> None:
         """Keep the images on `device` from now on, and no longer in memory."""
+        self.device = device
         for index, image in enumerate(self._images):
             if not isinstance(image, ImageError):
                 self._images[index] = torch.as_tensor(image).to(device)
@@ -118,14 +122,15 @@ class Patches(Dataset):
     """Random patches (3, P, P) of images that are all at least P × P, each mirrored with probability ½.
 
     The index is the sample's number in the endless stream. If its image cannot be read, another one takes its
-    place, the same one in every run, and the file is named in the log the first time. Raises DataError when
-    no image is left.
+    place, the same one in every run, and the file is named in the log the first time. A share of `drawn` of the
+    patches are drawn pictures instead. Raises DataError when no image is left.
     """
 
-    def __init__(self, images: Images, patch_size: int, stream: SampleStream):
+    def __init__(self, images: Images, patch_size: int, stream: SampleStream, drawn: float = 0.0):
         self.images = images
         self.patch_size = patch_size
         self.stream = stream
+        self.drawn = drawn
         # shared with the workers, so that a bad file is tried and reported once
         self.unreadable = torch.zeros(len(images.paths), dtype=torch.bool).share_memory_()
 
@@ -133,6 +138,9 @@ class Patches(Dataset):
         return len(self.images.paths)
 
     def __getitem__(self, number: int) -> tuple[Tensor, str]:
+        if (random := self.stream.drawing(number, self.drawn)) is not None:
+            patch = _to_tensor(drawn_picture(random, self.patch_size))
+            return patch.to(self.images.device) if isinstance(self.images, DeviceImages) else patch, "drawn"
         index = self.stream.image(number)
         image = self._read(index)
         if image is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-_PASS, _CROP, _SUBSTITUTE = range(3)
+_PASS, _CROP, _SUBSTITUTE, _DRAWN = range(4)
 
 
 class SampleStream:
@@ -44,6 +44,11 @@ class SampleStream:
         top = random.integers(height - patch_size + 1)
         left = random.integers(width - patch_size + 1)
         return int(top), int(left), bool(random.integers(2))
+
+    def drawing(self, number: int, share: float) -> np.random.Generator | None:
+        """The generator to draw the sample from, or None if it is a photograph; `share` of all samples are drawn."""
+        random = self._random(_DRAWN, number)
+        return random if random.random() < share else None
 
     def _random(self, purpose: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, purpose, number])

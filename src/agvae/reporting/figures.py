@@ -5,9 +5,9 @@ Matplotlib is imported when one is drawn, and no display is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _AXIS = {"psnr-rgb": "PSNR, RGB (dB)", "ms-ssim-rgb": "MS-SSIM, RGB: −10·log₁₀(1 − MS-SSIM) (dB)"}
+_SHORT = {"psnr-rgb": "PSNR", "ms-ssim-rgb": "MS-SSIM"}
 _LOG_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 _NO_RATE = 1e-5  # bpp; a channel below has fewer than 8 bits in a picture of 768×512
 INK, _GRID = "#22262b", "#e3e6ea"
@@ -36,10 +37,50 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
     dashed. The axes show the model's own range with a margin; the rate is logarithmic when that is wider than
     one to eight. Points without the metric are left out.
     """
+    figure = new_figure(9, 5.2)
+    front, beside, behind = _draw_rd(figure.add_subplot(), curves, metric, published, title)
+    _legend(figure, {"this run": [*front, *beside], "published": behind}, "outside right upper")
+    return figure
+
+
+def rd_pair_figure(
+    curves: Sequence[Curve], published: Mapping[str, Sequence[Curve]], title: str = "", small: Sequence[Curve] = ()
+) -> Figure:
+    """Two rate-distortion plots side by side: PSNR, and MS-SSIM in dB, as `rd_figure` draws them.
+
+    `published` has the curves behind by metric, `small` our models that stand back as thin lines. A model trained for
+    MS-SSIM (`optimized_for` "ms-ssim") is left out of the plot in PSNR."""
+    figure = new_figure(13, 5.6)
+    groups: dict[str, dict[str, Any]] = {}
+    for axes, metric in zip(figure.subplots(1, 2), published, strict=True):
+        shown = [
+            [curve for curve in group if metric == "ms-ssim-rgb" or curve.optimized_for != "ms-ssim"]
+            for group in (curves, small)
+        ]
+        parts = _draw_rd(axes, shown[0], metric, published[metric], f"{title}, {_SHORT[metric]}", small=shown[1])
+        for heading, handles in zip(("agvae", "", "published"), parts, strict=True):
+            groups.setdefault(heading, {}).update({handle.get_label(): handle for handle in handles})
+    _legend(figure, {heading: [*handles.values()] for heading, handles in groups.items() if heading}, "outside right")
+    return figure
+
+
+def _legend(figure: Figure, groups: Mapping[str, Sequence[Any]], place: str) -> None:
+    entries = []
+    for heading, handles in groups.items():
+        if handles:
+            entries += [*([_heading("")] if entries else []), _heading(heading), *handles]
+    legend = figure.legend(handles=entries, loc=place, frameon=False, fontsize=9, labelcolor=INK)
+    for entry, text in zip(entries, legend.get_texts(), strict=True):
+        if entry.get_linestyle() == "None":
+            text.set_fontweight("bold")
+
+
+def _draw_rd(
+    axes, curves: Sequence[Curve], metric: str, published: Sequence[Curve], title: str, small: Sequence[Curve] = ()
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Draw one plot; gives the lines of our models, of the run's other codecs, and of the published curves."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure = new_figure(9, 5.2)
-    axes = figure.add_subplot()
     ours = [curve for curve in curves if curve.is_ours]
     others = [curve for curve in curves if not curve.is_ours]
 
@@ -55,8 +96,12 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
         _draw(axes, curve, metric, color, linewidth=2.6, marker="o", markersize=6.5)
         for curve, color in zip(ours, cycle(_OURS), strict=False)
     ]
+    front += [
+        _draw(axes, curve, metric, color, linewidth=1.0, marker="o", markersize=2.5)
+        for curve, color in zip(small, cycle(_OURS), strict=False)
+    ]
 
-    points = [_points(curve, metric) for curve in ours or others or published]
+    points = [_points(curve, metric) for curve in [*ours, *small] or others or published]
     rate, db = (np.concatenate([point[axis] for point in points]) for axis in (0, 1))
     if rate.size:
         low, high = rate.min(), rate.max()
@@ -75,14 +120,7 @@ def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] =
         axes.set(xlim=(low, high), ylim=(db.min() - margin, top + margin))
 
     dress(axes, title, "bits per pixel, whole file", _AXIS[metric])
-    entries = [_heading("this run"), *front, *beside]
-    if behind:
-        entries += [_heading(""), _heading("published"), *behind]
-    legend = figure.legend(handles=entries, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
-    for entry, text in zip(entries, legend.get_texts(), strict=True):
-        if entry.get_linestyle() == "None":
-            text.set_fontweight("bold")
-    return figure
+    return front, beside, behind
 
 
 def gain_figure(gains: np.ndarray, inverses: np.ndarray, title: str = "") -> Figure:

@@ -1,0 +1,149 @@
+"""One photo as several codecs give it back at one rate: `python -m agvae.reporting.side_by_side PHOTO -o OUT.png`.
+
+The classical codecs take the largest file within the rate, and so does each model. One part of the photo is shown,
+large enough to judge by eye, under each codec's name with its rate, PSNR and MS-SSIM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from agvae.arguments import Parser, parsed, positive
+from agvae.errors import DataError, exit_on_error
+from agvae.reporting.figures import INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CODECS = ("jpeg", "webp", "avif")
+MODELS = ("agvae-mse", "agvae-msssim")
+_TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg2000": "JPEG 2000", "heic": "HEIC", "jpegxl": "JPEG XL"}
+
+
+class Shown(NamedTuple):
+    """A picture (H, W, 3) uint8 under its codec's name, and a line that says what it costs and how good it is."""
+
+    name: str
+    image: np.ndarray
+    words: str
+
+
+class Part(NamedTuple):
+    """A rectangle of a picture, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        """That part of an (H, W, 3) array."""
+        return image[self.y : self.y + self.height, self.x : self.x + self.width]
+
+
+def side_by_side(pictures: Sequence[Shown], part: Part, title: str = "", columns: int = 3) -> Figure:
+    """The same part of each picture in a grid, pixels drawn as squares."""
+    rows = -(-len(pictures) // columns)
+    wide, gap, text, heading = 4.0, 0.12, 0.42, 0.36 if title else 0.05  # inches
+    tall = wide * part.height / part.width
+    width = gap + columns * (wide + gap)
+    height = heading + rows * (tall + text)
+    figure = new_figure(width, height, dpi=130, layout=None)
+    figure.text(gap / width, 1 - 0.1 / height, title, va="top", color=INK, fontsize=13, fontweight="bold")
+    for index, (name, image, words) in enumerate(pictures):
+        row, column = divmod(index, columns)
+        left, top = gap + column * (wide + gap), heading + row * (tall + text)
+        axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
+        axes.imshow(part.of(image), interpolation="none", aspect="auto")
+        axes.set_axis_off()
+        x, y = left / width, 1 - (top + tall + 0.07) / height
+        figure.text(x, y, name, va="top", color=INK, fontsize=11, fontweight="bold")
+        figure.text(x + wide / width, y, words, va="top", ha="right", color=INK, fontsize=10)
+    return figure
+
+
+def at_one_rate(image: np.ndarray, bpp: float, codecs: Sequence[str], models: Sequence[str]) -> list[Shown]:
+    """The picture (H, W, 3) uint8 itself, then as each codec and each model gives it back at `bpp` or just below.
+
+    Raises DataError if a codec or a model cannot have that rate."""
+    from agvae.codec import open_codec
+    from agvae.evaluation import at_rate, classical_codec
+    from agvae.metrics import ms_ssim, psnr
+
+    def shown(name: str, decoded: np.ndarray, rate: float) -> Shown:
+        similarity = ms_ssim(image, decoded)
+        words = f"{rate:.3f} bpp, {psnr(image, decoded):.2f} dB"
+        return Shown(name, decoded, words if math.isnan(similarity) else f"{words}, MS-SSIM {similarity:.4f}")
+
+    pictures = [Shown("original", image, "")]
+    try:
+        for name in codecs:
+            coded = at_rate(classical_codec(name), image, bpp)
+            pictures.append(shown(_TITLES.get(name, name), coded.image, coded.bpp))
+        for name in models:
+            codec = open_codec(name)
+            data = codec.compress(image, bpp=bpp)
+            rate = 8 * len(data) / (image.shape[0] * image.shape[1])
+            pictures.append(shown(codec.name, np.asarray(codec.decompress(data)), rate))
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
+    return pictures
+
+
+def busiest_part(image: np.ndarray, width: int = 240, height: int = 180) -> Part:
+    """The part of a picture where brightness varies most, not larger than the picture."""
+    height, width = min(height, image.shape[0]), min(width, image.shape[1])
+    grey = image.mean(axis=2)
+    places = [
+        Part(x, y, width, height)
+        for y in range(0, image.shape[0] - height + 1, max(1, height // 3))
+        for x in range(0, image.shape[1] - width + 1, max(1, width // 3))
+    ]
+    return max(places, key=lambda part: grey[part.y : part.y + height, part.x : part.x + width].std())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line `arguments`, those of the process by default."""
+    parser = Parser("python -m agvae.reporting.side_by_side", description=__doc__.partition("\n")[0])
+    parser.add_argument("photo", type=Path, metavar="PHOTO")
+    parser.add_argument("--bpp", type=positive, default=0.2, metavar="B", help="rate of all files (default: 0.2)")
+    parser.add_argument("--codecs", nargs="*", default=CODECS, metavar="CODEC", help="as in evaluate.py")
+    parser.add_argument("--models", nargs="*", default=MODELS, metavar="MODEL", help="shipped models or model files")
+    parser.add_argument(
+        "--part", type=_part, metavar="X,Y,W,H", help="what to show, in pixels (default: where most happens)"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("side_by_side.png"), metavar="OUT.png")
+    exit_on_error(_draw, parser.parse_args(arguments))
+
+
+def _draw(options: argparse.Namespace) -> None:
+    from agvae.files import write_atomically
+    from agvae.images import load_rgb
+
+    image = load_rgb(options.photo)
+    part = options.part or busiest_part(image)
+    if part.x + part.width > image.shape[1] or part.y + part.height > image.shape[0]:
+        raise DataError(f"--part {part} must lie within the picture, {image.shape[1]}×{image.shape[0]}")
+    pictures = at_one_rate(image, options.bpp, options.codecs, options.models)
+    file = BytesIO()
+    side_by_side(pictures, part, f"{options.photo.stem} at {options.bpp:g} bits per pixel").savefig(file, format="png")
+    write_atomically(options.output, file.getvalue())
+    print(options.output)
+
+
+def _part(text: str) -> Part:
+    def parse(text: str) -> Part:
+        return Part(*map(int, text.split(",")))
+
+    return parsed(text, parse, lambda part: min(part) >= 0 and min(part[2:]) > 0, "a part, X,Y,W,H in pixels")
+
+
+if __name__ == "__main__":
+    main()
