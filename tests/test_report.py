@@ -552,13 +552,19 @@ def test_the_page_works_in_a_browser(browser, page, width, height, touch, scheme
     toggle = chart.locator(".legendtoggle").first
     toggle.scroll_into_view_if_needed()
     toggle.click()
-    tab.wait_for_function(f"document.querySelectorAll('{RD} .scatterlayer .trace').length === {before - 1}")
+    playwright_expect(chart.locator(".scatterlayer .trace")).to_have_count(before - 1)
     assert "PSNR" in chart.locator(".ytitle").text_content()
     tab.get_by_label("Rate-distortion curves on kodak: view").select_option("MS-SSIM")
     assert "MS-SSIM" in chart.locator(".ytitle").text_content()
-    assert chart.locator(".scatterlayer .trace").count() == before - 1 - len(without_ms_ssim())
+    playwright_expect(chart.locator(".scatterlayer .trace")).to_have_count(before - 1 - len(without_ms_ssim()))
     assert trouble == []
     context.close()
+
+
+def playwright_expect(locator):
+    from playwright.sync_api import expect
+
+    return expect(locator)
 
 
 RD = '.plot[data-figure="rd-kodak-1"]'

@@ -600,9 +600,9 @@ def _shard(options: argparse.Namespace) -> None:
 def _report_runs(options: argparse.Namespace) -> None:
     job = Job("", options.output)
     _check_folders(job)
+    from agvae.reporting.collect import read_runs
     from agvae.reporting.compare import compare
     from agvae.reporting.html import render
-    from agvae.reporting.collect import read_runs
 
     comparison = compare(read_runs(options.paths))
     page = render(comparison, options.title or f"AG-VAE runs in {', '.join(options.paths)}")

@@ -35,7 +35,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Everything that coding needs: the model's configuration, its weights, its tables, and the facts of it (`agvae.facts`)."""
+    """Everything that coding needs: the model's configuration, weights and tables, and its facts (`agvae.facts`)."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor]

@@ -68,7 +68,7 @@ def page_templates() -> dict[str, dict[str, Any]]:
             font={"family": "system-ui, sans-serif", "size": 13},
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
-            margin={"l": 8, "r": 8, "t": 8, "b": 8},
+            margin={"l": 8, "r": 8, "t": 34, "b": 8},  # the mode bar is above the legend
             modebar={"bgcolor": "rgba(0,0,0,0)", "remove": ["select2d", "lasso2d", "autoScale2d"]},
         )
         found[scheme] = template.to_plotly_json()
@@ -92,18 +92,21 @@ def rd_views(panel: Panel) -> Views:
     published = sorted(panel.published, key=lambda curve: curve.name not in background)
     views = {}
     for view, (metric, db, axis) in _RD_VIEWS.items():
-        traces = [_model_trace(measured, metric, db) for measured in panel.models]
-        for i, curve in enumerate(panel.codecs, len(panel.models)):
-            line = {"color": style_of(i).color, "dash": "dot", "width": 1.6}
-            traces.append(_rd_trace(curve, metric, db, "", uid=f"codec-{curve.name}", line=line))
-        own = [trace for trace in traces[: len(panel.models)] or traces if trace.x]
+        behind, beside = [], []
         for i, curve in enumerate(published):
             line = {"color": PUBLISHED_COLORS[i % 4], "dash": _DASHES[i // 4 % 3], "width": 1.4}
             seen = True if curve.name in background else "legendonly"
-            name = f"{curve.name}, published"
-            options = {"uid": f"published-{curve.name}", "name": name, "visible": seen, "zorder": -1}
-            traces.append(_rd_trace(curve, metric, db, curve.source or "", line=line, **options))
-        views[view] = _figure([trace for trace in traces if trace.x], "bits per pixel", axis, **_rd_axes(own, traces))
+            options = {"uid": f"published-{curve.name}", "name": f"{curve.name}, published", "visible": seen}
+            behind.append(_rd_trace(curve, metric, db, curve.source or "", line=line, **options))
+        for i, curve in enumerate(panel.codecs, len(panel.models)):
+            line = {"color": style_of(i).color, "dash": "dot", "width": 1.6}
+            options = {"uid": f"codec-{curve.name}", "legendrank": 2}
+            beside.append(_rd_trace(curve, metric, db, "", line=line, **options))
+        models = [_model_trace(measured, metric, db) for measured in panel.models]
+        # From the back to the front; the legend has them the other way round.
+        traces = [trace for trace in (*behind, *beside, *models) if trace.x]
+        own = [trace for trace in models if trace.x] or traces
+        views[view] = _figure(traces, "bits per pixel", axis, **_rd_axes(own, traces))
     return views
 
 
@@ -117,7 +120,7 @@ def _model_trace(measured: MeasuredModel, metric: str, db: bool) -> go.Scatter:
         uid=f"model-{measured.model.index}",
         mode="lines+markers",
         line={"color": style.color, "width": 2.6},
-        zorder=1,
+        legendrank=1,
     )
     trained = [quality % 1 == 0 for quality in trace.customdata]
     trace.marker = {
@@ -178,9 +181,12 @@ def _rd_axes(own: Sequence[go.Scatter], traces: Sequence[go.Scatter]) -> dict[st
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis from `low` to `high`, with ticks at 1, 2 and 5 over a few decades."""
-    few = math.log10(high / low) < 2.5
-    return {"type": "log", "range": [math.log10(low), math.log10(high)], "dtick": "D2" if few else 1}
+    """A logarithmic axis from `low` to `high`, with ticks at 1, 2 and 5, or over many decades at their powers alone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
+    ticks = [tick for decade in decades for step in steps if low <= (tick := step * 10.0**decade) <= high]
+    ends = [math.log10(low), math.log10(high)]
+    return {"type": "log", "range": ends, "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 # ------------------------------------------------------------- training

@@ -57,11 +57,12 @@ def differing(chosen: Sequence[Choices]) -> list[str]:
 def short_names(chosen: Sequence[Choices], folders: Sequence[str], names: Sequence[str]) -> list[str]:
     """A different name for each model: the choices that set it apart from most others.
 
-    A choice that most models share is in no name. Choices of the model and the loss come first; sizes, λ, all others,
-    and at last the folder follow where names are equal. `names` are for models without a choice to tell."""
+    A choice that most models share is in no name, and a model of such choices alone has the "usual choices". Choices of
+    the model and the loss come first; sizes, λ, all others, and at last the folder follow where names are equal.
+    `names` are for models without a choice to tell."""
     keys = differing(chosen)
     sizes = [key for key in keys if key.startswith("model.transforms.") and not key.endswith(".name")]
-    first = [key for key in keys if key.startswith(("model.", "loss.")) and key not in (LAMBDAS, *sizes)]
+    first = [key for key in keys if key.startswith(("model.", "loss.")) and key not in (LAMBDAS, *sizes)] or keys
     usual = _usual(chosen, keys)
     found = [_name(choices, first, usual) or name for choices, name in zip(chosen, names, strict=True)]
     for more in ([*first, *sizes], [*first, *sizes, LAMBDAS], keys, None):
@@ -85,7 +86,8 @@ def _name(choices: Choices, keys: Sequence[str], usual: set[tuple[str, Hashable]
     told = [(key, choices[key]) for key in keys if key in choices and (key, frozen(choices[key])) not in silent]
     rare = [(key, value) for key, value in told if (key, frozen(value)) not in usual]
     words = ["fixed rate"] if fixed else []
-    return ", ".join(words + [say(key, value) for key, value in (rare if rare or fixed else told)])
+    words += [say(key, value) for key, value in rare]
+    return ", ".join(words) or ("usual choices" if told else "")
 
 
 def say(key: str, value: Any) -> str:

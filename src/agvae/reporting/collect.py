@@ -165,9 +165,7 @@ def _read_training(path: Path, config: dict[str, Any], runs: Runs) -> None:
     runs.training.append(TrainingRun(path, config, facts, curve, step, scalars, _gains(checkpoint), steps))
 
 
-def _run_facts(
-    path: Path, config: Mapping[str, Any], checkpoint: Mapping[str, Any], runs: Runs
-) -> dict[str, Any]:
+def _run_facts(path: Path, config: Mapping[str, Any], checkpoint: Mapping[str, Any], runs: Runs) -> dict[str, Any]:
     """The facts in run.json, or where an older version or a damaged file has none, in the checkpoint and the
     configuration."""
     known = {key: config[key] for key in ("model", "loss") if key in config}

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agvae.arguments import Parser
 from agvae.errors import ConfigError, DataError, exit_on_error
-from agvae.training.loggers import logged_in
+from agvae.evaluation import PUBLISHED_AS
+from agvae.wandb_account import logged_in
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -117,7 +118,7 @@ def _curves(wr: Any) -> list[Any]:
 def _comparison(wr: Any, comparison: Question) -> list[Any]:
     """Runs with the same value of what is compared as one line, with their spread."""
     grouped = {"groupby": wr.Config(comparison.key), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-    bd_rates = [f"val/bd_rate_{anchor}_psnr" for anchor in ("bpg", "vtm")]
+    bd_rates = [f"val/bd_rate_{anchor}_psnr" for anchor in PUBLISHED_AS]
     return [
         _lines(wr, f"Validation loss by {comparison.key}", ["val/loss"], **grouped),
         _lines(wr, f"BD-rate on Kodak (%) by {comparison.key}", bd_rates, **grouped),

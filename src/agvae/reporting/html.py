@@ -2,16 +2,17 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from agvae import __version__
 from agvae.errors import ConfigError
-from agvae.evaluation import METRICS, background_curves, bd_rate_notes, bd_rates
+from agvae.evaluation import background_curves, bd_rate_notes, bd_rates
 from agvae.evaluation.rd import slug
 from agvae.reporting.ablations import Gap, Group, ablations, gaps
-from agvae.reporting.choices import LAMBDAS, Choices, differing, key_name, say, span
+from agvae.reporting.choices import Choices, differing, key_name, say, span
 from agvae.reporting.collect import TrainingRun, finite
 from agvae.reporting.compare import Comparison, Model, Panel
 
@@ -54,7 +55,7 @@ def render(comparison: Comparison, title: str) -> str:
         symbols=charts.SYMBOLS,
         style=lambda model: charts.style_of(model.index),
         comparison=comparison,
-        runs=[_run(run, model) for run, model in comparison.training],
+        runs=_runs(comparison.training),
         choices=_choices(comparison),
         panels=panels,
     )
@@ -63,12 +64,19 @@ def render(comparison: Comparison, title: str) -> str:
 # ------------------------------------------------------------- tables
 
 
-def _run(run: TrainingRun, model: Model) -> dict[str, Any]:
-    """A row of the table of runs."""
+def _runs(training: Sequence[tuple[TrainingRun, Model]]) -> dict[str, Any]:
+    """The table of runs, with the part that all paths of their folders share."""
+    several = len(training) > 1
+    root = os.path.commonpath([run.path.absolute() for run, _ in training]) if several else None
+    return {"root": root, "rows": [_run(run, model, root) for run, model in training]}
+
+
+def _run(run: TrainingRun, model: Model, root: str | None) -> dict[str, Any]:
     losses = finite([value for _, value in run.scalars.get("val/loss", [])])
     lambdas = (run.facts.get("loss") or {}).get("lambdas")
     return {
         "run": run,
+        "folder": os.path.relpath(run.path, root) if root else run.path,
         "model": model,
         "lambdas": span(lambdas) if lambdas else None,
         "max_steps": (run.config.get("trainer") or {}).get("max_steps") or 0,
@@ -93,7 +101,7 @@ def _panel(panel: Panel, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "panel": panel,
-        "anchors": _anchors(rates),
+        "anchors": _anchors(rates, [curve.name for curve in curves]),
         "reasons": list(reasons),
         "ablations": [
             (key, [(_where(group, groups), group) for group in groups])
@@ -104,10 +112,11 @@ def _panel(panel: Panel, name: str) -> dict[str, Any]:
     }
 
 
-def _anchors(rates: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """By anchor, published ones first, the BD-rates of every model against it."""
+def _anchors(rates: Sequence[tuple[Any, Mapping[str, Any]]], measured: Sequence[str]) -> list[dict[str, Any]]:
+    """By anchor, published ones first, then those `measured` in their order, the BD-rates of every model against it."""
     sources = {name: rate["source"] for _, own in rates for name, rate in own.items()}
-    ordered = sorted(sources, key=lambda name: sources[name] != "published")
+    published = [name for name, source in sources.items() if source == "published"]
+    ordered = published + [name for name in measured if name in sources]
     return [
         {"name": name, "source": sources[name], "rows": [(m.model, own[name]) for m, own in rates if name in own]}
         for name in ordered

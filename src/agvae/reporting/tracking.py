@@ -17,23 +17,19 @@ from torch import Tensor
 from agvae.data import Batch
 from agvae.data.download import KODAK_SHA256
 from agvae.data.layouts import data_name
-from agvae.errors import ConfigError
-from agvae.evaluation import KODAK_IMAGES, METRICS, Curve, background_curves, bd_rate, published_curves
+from agvae.errors import ConfigError, Forgiving
+from agvae.evaluation import KODAK_IMAGES, METRICS, PUBLISHED_AS, Curve, background_curves, bd_rate, published_curves
+from agvae.evaluation.validation import SHORT, Measured, rd_curve
+from agvae.facts import model_facts
 from agvae.metrics import ms_ssim_db
 from agvae.models import AGVAE
 from agvae.reporting.figures import channel_rate_figure, gain_figure, rd_figure, reconstruction_figure, rendered
 from agvae.reporting.latents import coded_latent
-from agvae.training.loggers import Forgiving
-from agvae.training.metrics import Measured
-
-ANCHORS = {"bpg": "bpg444", "vtm": "vtm"}
-"""What a validation on Kodak is compared with: the name in logged values, and that of the published curve."""
 
 IMAGE_COLUMNS = ("step", "image", "quality", "bpp", "psnr", "ms_ssim")
 CURVE_COLUMNS = ("step", "quality", "bpp", "psnr", "ms_ssim", "ms_ssim_db")
 
 _STEP = "trainer/global_step"
-_SHORT = {"psnr-rgb": "psnr", "ms-ssim-rgb": "ms_ssim"}
 _KODAK = {Path(name).stem for name in KODAK_SHA256}
 _KODAK_SIDE = 768
 _CROP = 256
@@ -68,7 +64,7 @@ class Tracking(Callback):
     """Shows the model at validations: RD curve, pictures, gain vectors, where the bits go; at the end, the model.
 
     When all of Kodak is validated on, in whole pictures, its BD-rates in percent against the published curves of
-    `ANCHORS` go to every logger, as `val/bd_rate_<anchor>_<psnr|ms_ssim>`, and checkpoints may monitor them.
+    `PUBLISHED_AS` go to every logger, as `val/bd_rate_<anchor>_<psnr|ms_ssim>`, and checkpoints may monitor them.
     Figures, histograms and tables are logged at the first validation, whenever the step has grown by the factor
     `growth` since, and at the end. `pictures` is how many the panel of reconstructions has, `qualities` at which
     (None: the lowest, the middle and the highest level), `checkpoints` the folder whose best.ckpt (or else
@@ -179,19 +175,12 @@ class Tracking(Callback):
                 _to_tensorboard(logger.experiment, media, gathered.step)
 
 
-def rd_curve(points: Sequence[dict[str, float]], name: str = "AG-VAE") -> Curve:
-    """The RD points of a validation as a curve, with the model's own rate."""
-    results = {metric: [point[short] for point in points] for metric, short in _SHORT.items()}
-    results |= {key: [point[key] for point in points] for key in ("bpp", "quality")}
-    return Curve(name, "validation while training", results)
-
-
 def _bd_rates(curve: Curve) -> dict[str, float]:
     """BD-rates by logged name; those that do not exist (yet) are left out."""
     anchors = {anchor.name: anchor for anchor in published_curves()}
     rates = {
-        f"val/bd_rate_{short}_{_SHORT[metric]}": bd_rate(anchors[name], curve, metric).percent
-        for short, name in ANCHORS.items()
+        f"val/bd_rate_{short}_{SHORT[metric]}": bd_rate(anchors[name], curve, metric).percent
+        for short, name in PUBLISHED_AS.items()
         for metric in METRICS
     }
     return {name: percent for name, percent in rates.items() if percent is not None}
@@ -200,7 +189,7 @@ def _bd_rates(curve: Curve) -> dict[str, float]:
 def _best(qualities: Sequence[float]) -> dict[str, str]:
     """Which way is better, for each logged scalar that has one: its best is kept in W&B's summary."""
     better = {"val/loss": "min", "train/loss": "min"}
-    better |= {f"val/bd_rate_{anchor}_{metric}": "min" for anchor in ANCHORS for metric in _SHORT.values()}
+    better |= {f"val/bd_rate_{anchor}_{metric}": "min" for anchor in PUBLISHED_AS for metric in SHORT.values()}
     ways = {"bpp": "min", "psnr": "max", "ms_ssim": "max"}
     return better | {f"val/{key}_q{quality:g}": way for key, way in ways.items() for quality in qualities}
 
@@ -208,7 +197,7 @@ def _best(qualities: Sequence[float]) -> dict[str, str]:
 def _media(gathered: Gathered, title: str, on_kodak: bool) -> Media:
     media = Media()
     curve = rd_curve(gathered.points)
-    for metric, short in _SHORT.items():
+    for metric, short in SHORT.items():
         if np.isfinite(curve.results[metric]).any():
             figure = rd_figure([curve], metric, background_curves(metric) if on_kodak else (), title)
             media.pictures[f"rd/{short}"] = [(rendered(figure), f"step {gathered.step}")]
@@ -265,7 +254,7 @@ def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> N
 
     kept = [path for name in ("best.ckpt", "last.ckpt") if (path := checkpoints / name).exists()]
     model = from_checkpoint(kept[0])
-    artifact = wandb.Artifact(f"agvae-{run.id}", "model", metadata={**model.info, "model": model.config, "rd": points})
+    artifact = wandb.Artifact(f"agvae-{run.id}", "model", metadata={**model_facts(model), "rd": points})
     with tempfile.TemporaryDirectory() as folder:  # W&B takes a copy
         path = Path(folder, "model.safetensors")
         model.save(path)
