@@ -22,7 +22,6 @@ from agvae.evaluation import KODAK_IMAGES, METRICS, Curve, background_curves, bd
 from agvae.metrics import ms_ssim_db
 from agvae.models import AGVAE
 from agvae.reporting.figures import channel_rate_figure, gain_figure, rd_figure, reconstruction_figure, rendered
-from agvae.reporting.latents import coded_latent
 from agvae.training.loggers import Forgiving
 from agvae.training.metrics import Measured
 
@@ -273,11 +272,12 @@ def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> N
     run.log_artifact(artifact)
 
 
+@torch.no_grad()
 def _skew(model: AGVAE, x: Tensor) -> dict[int, np.ndarray]:
     """log σ_l − log σ_r of each element of y, by level; nothing for a symmetric model."""
     if model.symmetric:
         return {}
-    of_levels = ((level, coded_latent(model, model.g_a(x), level).parameters) for level in range(model.levels))
+    of_levels = ((level, model.code(model.g_a(x), level).parameters) for level in range(model.levels))
     return {level: _numpy((p.sigma_l.log() - p.sigma_r.log()).flatten()) for level, p in of_levels}
 
 
