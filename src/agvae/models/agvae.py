@@ -169,10 +169,11 @@ class AGVAE(nn.Module):
         y_hat = quantize_for_distortion(y_bar, y_rate, self.quantizer, parameters.mu)
         return Output(self.synthesize(y_hat, quality), self.likelihood(y_rate, parameters), self.prior(z_rate))
 
+    @torch.no_grad()
     def code(self, y: Tensor, quality: Tensor | float) -> CodedLatent:
-        """Code y = g_a(x), (B, M, H/16, W/16), in coding order, without making bytes.
+        """Code y = g_a(x), (B, M, H/16, W/16), in coding order, without making bytes and without gradients.
 
-        With a codec's model these are the symbols of its file at that quality."""
+        With a codec's model these are the symbols of its file at that quality, whose sum of bits is its `estimate`."""
         y_bar = self.scale(y, quality)
         z_symbols = self.hyper_symbols(self.hyper_analyze(y_bar, quality))
         z_hat = z_symbols + self.prior.medians

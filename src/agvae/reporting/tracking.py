@@ -272,7 +272,6 @@ def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> N
     run.log_artifact(artifact)
 
 
-@torch.no_grad()
 def _skew(model: AGVAE, x: Tensor) -> dict[int, np.ndarray]:
     """log σ_l − log σ_r of each element of y, by level; nothing for a symmetric model."""
     if model.symmetric:
