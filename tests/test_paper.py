@@ -17,7 +17,7 @@ from agvae.models.agvae import Parameters
 from agvae.models.context import CONTEXTS
 from agvae.quality import quality_from_fixed
 from agvae.reporting import paper
-from agvae.reporting.latents import bits, expected_histogram, gaussian_of
+from agvae.reporting.latents import bit_map, bits, expected_histogram, gaussian_of
 
 # Wide enough for rates that classical codecs have too: 0.62 to 0.71 bpp.
 WIDE = {**TINY, "transforms": {"name": "minnen2018", "N": 8, "M": 64}}
@@ -165,6 +165,8 @@ def test_bits_of_the_latent_are_the_codecs_own(tiny_config, photo, context):
     coded = codec.model.code(latent.y, 1.25)
     total = coded.y_bits.sum() + coded.z_bits.sum()
     assert total.item() == pytest.approx(codec.estimate(latent, quality=1.25), rel=1e-6)
+    assert bit_map(coded).shape == (1, 8, 8)
+    assert bit_map(coded).sum() == pytest.approx(total.item(), rel=1e-5)
     y_hat = coded.symbols + coded.parameters.mu
     assert torch.equal(y_hat, coded.y_hat)
     assert (coded.y_bar - y_hat).abs().max() <= 0.501

@@ -1,12 +1,14 @@
-"""The distributions that code a latent: the nearest Gaussian, the bits of an element, the histogram to expect."""
+"""The distributions that code a latent: the nearest Gaussian, the histogram to expect, and where bits go."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agvae.entropy.densities import LIKELIHOOD_MIN, TAIL_RATIO, likelihood, scale_min
-from agvae.models.agvae import Parameters
+from agvae.models.agvae import CodedLatent, Parameters
+from agvae.strides import Y_PER_Z
 
 
 def gaussian_of(parameters: Parameters, form: str, tail: float = 0.0) -> Parameters:
@@ -38,3 +40,9 @@ def expected_histogram(centres: Tensor, parameters: Parameters, form: str, tail:
     `parameters` are those of the elements, flat."""
     rows = (likelihood(centre, *parameters, form, tail).mean() for centre in centres)
     return torch.stack(list(rows))
+
+
+def bit_map(coded: CodedLatent) -> Tensor:
+    """(B, H/16, W/16): bits spent at each place, those of z spread evenly over the 16 latents that each serves."""
+    z_bits = coded.z_bits.sum(1, keepdim=True) / Y_PER_Z**2
+    return coded.y_bits.sum(1) + F.interpolate(z_bits, scale_factor=Y_PER_Z, mode="nearest")[:, 0]
