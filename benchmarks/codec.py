@@ -85,7 +85,7 @@ def stages(path):
     with Stopwatch() as watch:
         for stage, network in networks.items():
             watch.watch(stage, network, "forward")
-        watch.watch("indices of σ", ours, "_indices")
+        watch.watch("indices of σ", ours.latent_codec, "scale_indices")
         watch.watch("rANS and checksum", Encoder, "push_z", "push_y", "finish")
         watch.watch("rANS and checksum", Decoder, "__init__", "pop_z", "pop_y", "finish")
         runs = (lambda: ours.compress(pixels, quality=quality), lambda: ours.decompress(data))

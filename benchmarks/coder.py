@@ -25,7 +25,7 @@ import numpy as np
 from common import best_time, conditions, table
 from compressai.ans import BufferedRansEncoder, RansDecoder
 
-from agvae.entropy.coder import Decoder, Encoder, cost_y
+from agvae.entropy.coder import Decoder, Encoder
 from agvae.entropy.tables import SCALES, TOTAL, build_tables
 
 CHANNELS, HEIGHT, WIDTH = 192, 32, 48
@@ -300,6 +300,17 @@ def draw(tables, seed=0):
     return np.clip(np.rint(x * SCALES[sides]), -reach, reach).astype(np.int32), left, right
 
 
+def information(tables, symbols, left, right):
+    """Bits of symbols without escapes under the integer tables."""
+    row = left.astype(int) if tables.form == "symmetric" else left.astype(int) * len(SCALES) + right
+    zero, end = tables.sign[row].T
+    masses = np.choose(np.sign(symbols) + 1, (end - zero, zero, TOTAL - end))
+    other = symbols != 0
+    entry = tables.magnitude_start[np.where(symbols < 0, left, right)[other]] + np.abs(symbols[other]) - 1
+    sizes = tables.magnitude[entry + 1] - tables.magnitude[entry]
+    return -sum(np.log2(of / TOTAL).sum() for of in (masses, sizes))
+
+
 def wavefronts(*arrays):
     """The passes of the multiscale context."""
     number = np.arange(WIDTH)[None] + 4 * np.arange(HEIGHT)[:, None]
@@ -317,7 +328,7 @@ def results(repeats):
     for form, coders in contenders.items():
         tables = build_tables(form, [np.ones(1)], np.zeros(1))
         arrays = draw(tables)
-        ideal = cost_y(tables, *(array.ravel() for array in arrays)) / 8
+        ideal = information(tables, *(array.ravel() for array in arrays)) / 8
         yield f"{form}: {8 * ideal / arrays[0].size:.2f} bits/symbol, {ideal:.0f} bytes", *[""] * 6
         for passes in ([tuple(array.ravel() for array in arrays)], list(wavefronts(*arrays))):
             reference = None

@@ -43,6 +43,7 @@ from agvae.entropy.coder import CodingError, Decoder, Encoder
 from agvae.entropy.tables import scale_index
 from agvae.images import load_rgb
 from agvae.models import AGVAE
+from agvae.models.coding_order import WholeFeatures
 from agvae.models.context import CONTEXTS
 from agvae.quality import QUALITY_STEPS
 
@@ -155,13 +156,15 @@ class Worker:
         for encoder, symbols in zip(encoders, z.to(torch.int32).flatten(2).cpu().numpy(), strict=True):
             encoder.push_z(symbols)
 
-        def push(cell, symbols, parameters):
-            symbols = symbols.to(torch.int32).flatten(1).cpu().numpy()
-            for encoder, *one in zip(encoders, symbols, *self.indices(parameters), strict=True):
+        def push(cell, residuals, parameters):
+            symbols = residuals.round()
+            integers = symbols.to(torch.int32).flatten(1).cpu().numpy()
+            for encoder, *one in zip(encoders, integers, *self.indices(parameters), strict=True):
                 encoder.push_y(*one)
+            return symbols
 
-        psi = model.hyper_synthesize(self.place(z + model.prior.medians), quality)
-        y_hat = model.encode(y_bar, psi, push)
+        features = model.hyper_features(self.place(z + model.prior.medians), quality)
+        y_hat = model.encode(y_bar, WholeFeatures(features), push)
         return [encoder.finish() for encoder in encoders], self.paint(y_hat, quality)
 
     def read(self, streams, quality, height, width):
@@ -192,7 +195,8 @@ class Worker:
                     symbols[index] = torch.from_numpy(found).view(symbols.shape[1:])
             return symbols.to(self.device)
 
-        y_hat = model.decode(model.hyper_synthesize(self.place(z + model.prior.medians.cpu()), quality), pop)
+        features = model.hyper_features(self.place(z + model.prior.medians.cpu()), quality)
+        y_hat = model.decode(WholeFeatures(features), pop)
         for index in range(len(streams)):
             attempt(index, lambda decoder: decoder.finish())
         pictures = self.paint(y_hat, quality)

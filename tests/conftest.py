@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from agvae.entropy.coder import Decoder
 from agvae.models import AGVAE
 
 TINY = {
@@ -57,6 +58,26 @@ def lively_model(config: dict, seed: int = 0) -> AGVAE:
         scales = final.bias[: -model.M]
         scales.copy_(torch.empty_like(scales).uniform_(0.0, 1.5).exp())
     return model.eval()
+
+
+def recording(codec, data: bytes):
+    """The decoded picture, and the symbols of z and y in the order in which they were read."""
+    read = {"pop_z": [], "pop_y": []}
+
+    def recorded(name):
+        pop = getattr(Decoder, name)
+
+        def popped(decoder, *arguments):
+            read[name].append(pop(decoder, *arguments))
+            return read[name][-1]
+
+        return popped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in read:
+            patch.setattr(Decoder, name, recorded(name))
+        image = codec.decompress(data)
+    return image, *(np.concatenate([part.ravel() for part in parts]) for parts in read.values())
 
 
 @pytest.fixture

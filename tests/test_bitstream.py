@@ -61,9 +61,11 @@ def image(photo):
 
 def forge(codec, image, quality=1024, **fields):
     """A file whose checksum is right, whatever is in its header."""
-    latent = codec.analyze(image)
-    header = codec._header(latent.picture)._replace(**fields)
-    return codec._encode(latent, header, quality).pack()
+    header = unpack(codec.compress(image, quality=0)).header._replace(quality=quality, **fields)
+    with torch.inference_mode():
+        y_bar = codec.model.scale(codec.analyze(image).y, quality / 1024)
+        coding = codec.latent_codec.encode(y_bar, quality / 1024, checksum=header.checksum)
+    return pack(header, coding.encoder.finish())
 
 
 # ------------------------------------------------------------- container
@@ -291,7 +293,7 @@ def test_alpha_over_pillows_own_limit_comes_back(monkeypatch):
 
 def cheapest_z(codec, positions):
     """Each channel's likeliest symbol at every position."""
-    tables = codec._tables
+    tables = codec.latent_codec.tables
     rows = zip(tables.z_start, tables.z_start[1:], tables.z_offset, strict=False)
     best = [np.diff(tables.z[start:stop]).argmax() + offset for start, stop, offset in rows]
     return np.repeat(np.array(best, dtype=np.int32)[:, None], positions, 1)
@@ -310,9 +312,9 @@ HOSTILE = {
 
 
 def only_z(codec, positions):
-    encoder = Encoder(codec._tables)
+    encoder = Encoder(codec.latent_codec.tables)
     encoder.push_z(cheapest_z(codec, positions))
-    return encoder.finish() + bytes(int(codec._least_bits * positions / 32) * 4)
+    return encoder.finish() + bytes(int(codec.latent_codec.least_bits(1, positions) / 32) * 4)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -340,10 +342,10 @@ def test_features_are_computed_as_far_as_there_are_symbols(tiny_config, context,
     """A few kilobytes can claim to be a picture of any size, as long as z is what it most likely is."""
     tiny_config["context"]["name"] = context
     codec = Codec(model_file.from_model(lively_model(tiny_config)))
-    computed, h_s = [], codec._model.h_s.forward
-    monkeypatch.setattr(codec._model.h_s, "forward", lambda z: computed.append(z.shape[2] * z.shape[3]) or h_s(z))
+    computed, h_s = [], codec.model.h_s.forward
+    monkeypatch.setattr(codec.model.h_s, "forward", lambda z: computed.append(z.shape[2] * z.shape[3]) or h_s(z))
     monkeypatch.setattr(tiling, "CPU_WORKSPACE", 2**20)
-    encoder = Encoder(codec._tables)
+    encoder = Encoder(codec.latent_codec.tables)
     encoder.push_z(cheapest_z(codec, 64 * 64))
     stream = encoder.finish() + np.random.default_rng(0).bytes(40)
     with pytest.raises(BitstreamError, match="ends before its last symbol"):

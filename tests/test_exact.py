@@ -18,8 +18,9 @@ from PIL import Image
 from torch import nn
 
 from agvae.codec import Codec, model_file
-from agvae.models import AGVAE, context
-from agvae.models.context import CONTEXTS, Cell, Dense
+from agvae.models import AGVAE, coding_order
+from agvae.models.coding_order import Cell, WholeFeatures
+from agvae.models.context import CONTEXTS, Dense
 from agvae.models.exact import LIMIT, ONE, ExactConv, ExactDense, InexactError, _exp, exact, finish_, is_exact
 from agvae.models.transforms import TRANSFORMS
 
@@ -56,8 +57,8 @@ def parse(model: AGVAE, z_symbols: torch.Tensor, quality: float) -> torch.Tensor
         return symbols[cell.positions, cell.channels].expand_as(parameters.mu)
 
     with torch.inference_mode():
-        psi = model.hyper_synthesize(z_symbols + model.prior.medians, quality)
-        model.decode(psi, read)
+        features = model.hyper_features(z_symbols + model.prior.medians, quality)
+        model.decode(WholeFeatures(features), read)
     return found
 
 
@@ -100,7 +101,7 @@ def test_memory_format_and_batch_change_no_bit(exact_model):
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_pieces_change_no_bit(exact_model, monkeypatch, chunk):
     expected = parse(exact_model, some_z(), 1.2)
-    monkeypatch.setattr(context, "CHUNK", chunk)
+    monkeypatch.setattr(coding_order, "CHUNK", chunk)
     monkeypatch.setattr("agvae.models.exact.CHUNK", chunk)
     assert same(parse(exact_model, some_z(), 1.2), expected)
 
@@ -118,7 +119,7 @@ def test_wavefronts_give_the_bits_of_raster_order(monkeypatch):
     model = exact(lively_model(configuration(context="multiscale")))
     fronts = parse(model, some_z(1, 2, 3), 1.2)
     raster = [[Cell(slice(0, model.M), torch.tensor([position]))] for position in range(8 * 12)]
-    monkeypatch.setattr(model.context, "schedule", lambda height, width: raster)
+    monkeypatch.setattr(model.context.order, "schedule", lambda height, width: raster)
     assert same(parse(model, some_z(1, 2, 3), 1.2), fronts)
 
 

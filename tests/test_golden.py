@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import recording
 
-from agvae.codec import Codec, codec
+from agvae.codec import Codec
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -37,25 +38,6 @@ CASES = {
         {"context": "quadtree", "form": "two_piece", "transforms": MINNEN, "gain": HCVR, "quality": 1.2, "full": True},
     )
 }
-
-
-def recording(ours, data):
-    """The decoded picture, and the symbols of z and y in the order in which they were read."""
-    popped = {"z": [], "y": []}
-
-    class Recorder(codec.Decoder):
-        def pop_z(self, n):
-            popped["z"].append(super().pop_z(n))
-            return popped["z"][-1]
-
-        def pop_y(self, left, right):
-            popped["y"].append(super().pop_y(left, right))
-            return popped["y"][-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "Decoder", Recorder)
-        image = ours.decompress(data)
-    return image, *(np.concatenate([part.ravel() for part in popped[name]]) for name in ("z", "y"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,8 +8,9 @@ from compressai.models import MeanScaleHyperprior
 from conftest import lively_model
 
 from agvae.models import AGVAE, GainUnit
-from agvae.models.context import CONTEXTS, Cell
-from agvae.models.quantization import QUANTIZERS, quantize_training
+from agvae.models.coding_order import Cell, WholeFeatures
+from agvae.models.context import CONTEXTS
+from agvae.models.quantization import QUANTIZERS, quantize_for_distortion, quantize_for_rate
 from agvae.models.transforms import GDN, TRANSFORMS, _NormaliseInRuns
 
 CONTEXT_NAMES = sorted(CONTEXTS)
@@ -73,7 +74,8 @@ def test_gains_add_exactly_the_parameters_of_the_paper(tiny_config):
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_training_quantisers_stay_within_half_a_step_and_pass_gradients(name):
     x = torch.linspace(-5, 5, 1000).reshape(2, 5, 10, 10).requires_grad_()
-    for half in quantize_training(x, name):
+    for_rate = quantize_for_rate(x, name)
+    for half in (for_rate, quantize_for_distortion(x, for_rate, name, torch.tensor(0.3))):
         assert (half - x).abs().max() <= 0.5 + 1e-6
         assert torch.autograd.grad(half.sum(), x, retain_graph=True)[0].eq(1).all()
 
@@ -81,7 +83,7 @@ def test_training_quantisers_stay_within_half_a_step_and_pass_gradients(name):
 def test_dither_is_one_per_picture():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 4)
-    u = quantize_training(x, "universal").rate
+    u = quantize_for_rate(x, "universal")
     fraction = torch.remainder(u.flatten(1), 1)
     # Equal but for rounding, around the circle.
     spread = (2 * torch.pi * (fraction - fraction[:, :1])).cos()
@@ -108,7 +110,7 @@ def test_schedule_visits_every_element_once(tiny_config, context, size):
     tiny_config["context"]["name"] = context
     model = AGVAE.from_config(tiny_config)
     visits = torch.zeros(size[0] * size[1], model.M, dtype=torch.int)
-    for cells in model.context.schedule(*size):
+    for cells in model.context.order.schedule(*size):
         for cell in cells:
             visits[cell.positions, cell.channels] += 1
     assert visits.eq(1).all()
@@ -116,11 +118,11 @@ def test_schedule_visits_every_element_once(tiny_config, context, size):
 
 def test_numbers_of_passes_are_those_of_the_design():
     height, width = 5, 7
-    passes = {name: len(CONTEXTS[name](8, 3).schedule(height, width)) for name in CONTEXT_NAMES}
+    passes = {name: len(CONTEXTS[name](8, 3).order.schedule(height, width)) for name in CONTEXT_NAMES}
     assert passes == {"none": 1, "checkerboard": 2, "multiscale": width + 4 * (height - 1), "quadtree": 4}
 
 
-def run_sequential(model, psi, y):
+def run_walk(model, psi, y):
     """Parameters (B, K, M, H, W) that the coding order gives when ŷ turns out to be y."""
     batch, _, height, width = y.shape
     found = torch.full((batch, height * width, model.context.K, model.M), torch.nan)
@@ -130,7 +132,7 @@ def run_sequential(model, psi, y):
             found[:, :, k][:, cell.positions, cell.channels] = raw[:, :, k]
         return y.flatten(2).transpose(1, 2)[:, cell.positions, cell.channels]
 
-    assert torch.equal(model.context.sequential(psi, code), y)
+    assert torch.equal(model.context.walk(WholeFeatures(model.context.project(psi)), code), y)
     return found.permute(0, 2, 3, 1).unflatten(-1, (height, width))
 
 
@@ -141,7 +143,7 @@ def test_training_and_coding_order_give_the_same_parameters(tiny_config, context
     psi, y = torch.randn(2, model.context.hyper_channels, 6, 9), 3 * torch.randn(2, model.M, 6, 9)
     with torch.no_grad():
         parallel = model.context(psi, y).unflatten(1, (-1, model.M))
-        torch.testing.assert_close(run_sequential(model, psi, y), parallel, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(run_walk(model, psi, y), parallel, atol=1e-4, rtol=1e-4)
 
 
 def test_wavefronts_give_what_raster_order_gives(tiny_config, monkeypatch):
@@ -149,10 +151,10 @@ def test_wavefronts_give_what_raster_order_gives(tiny_config, monkeypatch):
     model = lively_model(tiny_config)
     psi, y = torch.randn(1, model.context.hyper_channels, 5, 6), 3 * torch.randn(1, model.M, 5, 6)
     with torch.no_grad():
-        fronts = run_sequential(model, psi, y)
+        fronts = run_walk(model, psi, y)
         raster = [[Cell(slice(0, model.M), torch.tensor([position]))] for position in range(30)]
-        monkeypatch.setattr(model.context, "schedule", lambda height, width: raster)
-        torch.testing.assert_close(run_sequential(model, psi, y), fronts, atol=1e-5, rtol=1e-5)
+        monkeypatch.setattr(model.context.order, "schedule", lambda height, width: raster)
+        torch.testing.assert_close(run_walk(model, psi, y), fronts, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("context", ["checkerboard", "multiscale", "quadtree"])

@@ -17,7 +17,7 @@ from agvae.models.agvae import Parameters
 from agvae.models.context import CONTEXTS
 from agvae.quality import quality_from_fixed
 from agvae.reporting import paper
-from agvae.reporting.latents import bit_map, bits, coded_latent, expected_histogram, gaussian_of
+from agvae.reporting.latents import bit_map, bits, expected_histogram, gaussian_of
 
 # Wide enough for rates that classical codecs have too: 0.62 to 0.71 bpp.
 WIDE = {**TINY, "transforms": {"name": "minnen2018", "N": 8, "M": 64}}
@@ -123,7 +123,7 @@ def test_figure2_gives_the_bits_of_the_channel_that_takes_most(draw, folder, tmp
     codec = Codec.load(folder / "asymmetric.safetensors")
     image = Image.open(folder / "images" / "Astronaut.png")
     data = codec.compress(image, bpp=0.68)
-    coded = coded_latent(codec.model, codec.analyze(image).y, quality_from_fixed(unpack(data)[0].quality))
+    coded = codec.model.code(codec.analyze(image).y, quality_from_fixed(unpack(data).header.quality))
     by_channel = coded.y_bits.sum((0, 2, 3))
     assert asymmetric["channel"] == by_channel.argmax()
     assert asymmetric["channel_bits"] == pytest.approx(by_channel.max().item())
@@ -162,12 +162,13 @@ def test_bits_of_the_latent_are_the_codecs_own(tiny_config, photo, context):
     codec = Codec(model_file.from_model(lively_model({**tiny_config, "context": {"name": context}})))
     image = photo.crop((0, 0, 100, 70))
     latent = codec.analyze(image)
-    coded = coded_latent(codec.model, latent.y, 1.25)
+    coded = codec.model.code(latent.y, 1.25)
     total = coded.y_bits.sum() + coded.z_bits.sum()
     assert total.item() == pytest.approx(codec.estimate(latent, quality=1.25), rel=1e-6)
     assert bit_map(coded).shape == (1, 8, 8)
     assert bit_map(coded).sum() == pytest.approx(total.item(), rel=1e-5)
     y_hat = coded.symbols + coded.parameters.mu
+    assert torch.equal(y_hat, coded.y_hat)
     assert (coded.y_bar - y_hat).abs().max() <= 0.501
     assert bits(y_hat, coded.parameters, codec.model.form) == pytest.approx(coded.y_bits.numpy(), abs=1e-4)
 

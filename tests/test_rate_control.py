@@ -5,12 +5,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import lively_model
+from conftest import lively_model, recording
 
-from agvae.codec import Codec, model_file, trials
-from agvae.codec.rate_control import METRIC_SLACK, RATE_SLACK, TargetError, Trial, largest_within, smallest_reaching
-from agvae.entropy.coder import Encoder, savings_y
+from agvae.codec import Codec, model_file
+from agvae.codec.bitstream import pack, unpack
+from agvae.codec.latent_codec import CodedCell
+from agvae.codec.rate_control import (
+    METRIC_SLACK,
+    RATE_SLACK,
+    Sizes,
+    SizeSearch,
+    TargetError,
+    Trial,
+    smallest_reaching,
+)
+from agvae.codec.rdoq import RDOQ, savable_share
+from agvae.entropy.coder import Decoder, Encoder, savings_y
 from agvae.metrics import psnr
+from agvae.models.coding_order import Cell
 from agvae.models.context import CONTEXTS
 
 LAST = 5 * 1024
@@ -18,10 +30,14 @@ LAST = 5 * 1024
 CURVES = [np.array([3, 6.4]), np.array([0, 9, 20]), np.array([1, 1.1, 1.05, 1.2])]
 
 
+def search(code, target, last, guess, savable=0.0, measure=None):
+    return SizeSearch(Sizes(code, last, guess, measure, savable), target).run()
+
+
 def coder(curve, smallest=1000, largest=30000, bend=1.0, dents=0, jump=0.0):
     """Trials whose size grows from `smallest` to `largest`, with dents, and steps by `jump` where z turns; their list.
 
-    z turns every 50 qualities. A file can be trimmed to what it shall have, less one byte."""
+    z turns every 50 qualities. A file can be shortened to what it shall have, less one byte."""
     trials = []
 
     def code(quality, anchor):
@@ -37,10 +53,10 @@ def coder(curve, smallest=1000, largest=30000, bend=1.0, dents=0, jump=0.0):
 @pytest.mark.parametrize("bend", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("guess", [np.array([7, 10]), np.array([0.0, 1.0]), np.array([20, 19.0])])
-@pytest.mark.parametrize("spare", [0, 0.03])
-def test_file_is_never_over_and_at_most_one_percent_under(target, bend, curve, guess, spare):
+@pytest.mark.parametrize("savable", [0, 0.03])
+def test_file_is_never_over_and_at_most_one_percent_under(target, bend, curve, guess, savable):
     code, trials = coder(curve, bend=bend, dents=1)
-    size = len(largest_within(code, target + 2, LAST, guess, spare))
+    size = len(search(code, target + 2, LAST, guess, savable))
     # Near the ends a step of quality may be more than 1 % of the size; here none is.
     assert (1 - RATE_SLACK) * (target + 2) - 3 <= size <= target + 2
     assert len(trials) <= 20
@@ -48,11 +64,11 @@ def test_file_is_never_over_and_at_most_one_percent_under(target, bend, curve, g
 
 @pytest.mark.parametrize("target", [1000, 1003, 1500, 5000, 17171, 30000])
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("spare", [0, 0.03])
-def test_targets_are_met_where_sizes_jump_with_the_symbols_of_z(target, curve, spare):
+@pytest.mark.parametrize("savable", [0, 0.03])
+def test_targets_are_met_where_sizes_jump_with_the_symbols_of_z(target, curve, savable):
     """No quality may have the right size with its own z; with another's one has. The ends have their own."""
     code, trials = coder(curve, jump=0.08)
-    size = len(largest_within(code, target, LAST, np.array([7, 10]), spare))
+    size = len(search(code, target, LAST, np.array([7, 10]), savable))
     assert (1 - RATE_SLACK) * target - 1 <= size <= target
     assert len(trials) <= 40
     # An anchor's own symbols are known before they serve others.
@@ -61,11 +77,11 @@ def test_targets_are_met_where_sizes_jump_with_the_symbols_of_z(target, curve, s
 
 def test_a_curve_that_is_right_but_for_a_factor_needs_two_trials():
     code, trials = coder(np.array([0, math.log(30)]))
-    largest_within(code, 5000, LAST, np.array([5, 9]))
+    search(code, 5000, LAST, np.array([5, 9]))
     assert len(trials) <= 2
 
 
-def test_a_measured_guess_and_trimming_need_one_trial():
+def test_a_measured_guess_and_rdoq_need_one_trial():
     """Though the guess is off by a factor and the measure by 2 %."""
     code, trials = coder(np.array([0, math.log(30)]))
     measured = []
@@ -74,7 +90,7 @@ def test_a_measured_guess_and_trimming_need_one_trial():
         measured.append(quality)
         return math.log(len(code(quality, quality).file)) + 0.02
 
-    file = largest_within(code, 5000, LAST, np.array([5, 9.0]), 0.06, measure)
+    file = search(code, 5000, LAST, np.array([5, 9.0]), 0.06, measure)
     assert 4950 <= len(file) <= 5000
     assert len(measured) <= 2
     assert len(trials) == len(measured) + 1
@@ -89,12 +105,12 @@ def test_a_slope_that_is_measured_saves_trials_where_the_curve_is_wrong():
         def measure(quality):
             return math.log(1000) + math.log(30) * quality / LAST + 0.7
 
-        largest_within(code, 5000, LAST, np.array([7, 10.4]), 0.03, measure if measured else None)
+        search(code, 5000, LAST, np.array([7, 10.4]), 0.03, measure if measured else None)
         counts.append(len(trials))
     assert counts[1] == 2 < counts[0]
 
 
-def test_a_file_is_trimmed_by_no_more_than_may_be_spared():
+def test_a_file_is_shortened_by_no_more_than_its_savable_share():
     asked = []
 
     def code(quality, anchor):
@@ -103,27 +119,27 @@ def test_a_file_is_trimmed_by_no_more_than_may_be_spared():
             bytes(size), np.array([0.0, 1.0]), lambda excess: asked.append(excess / size) or bytes(size - excess)
         )
 
-    assert len(largest_within(code, 2003, 1000, np.array([7.0, 8.0]), 0.04)) == 2003
+    assert len(search(code, 2003, 1000, np.array([7.0, 8.0]), 0.04)) == 2003
     assert all(share <= 0.04 for share in asked)
 
 
 @pytest.mark.parametrize("target", [1, 989, 31000, 10**9])
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("spare", [0, 0.01])
-def test_targets_out_of_range_name_the_range(target, curve, spare):
+@pytest.mark.parametrize("savable", [0, 0.01])
+def test_targets_out_of_range_name_the_range(target, curve, savable):
     code, _ = coder(curve)
     with pytest.raises(TargetError, match="1000 bytes to 30000 bytes"):
-        largest_within(code, target, LAST, np.array([7, 10]), spare)
+        search(code, target, LAST, np.array([7, 10]), savable)
 
 
 def test_a_model_of_one_quality_has_one_size():
     def code(quality, anchor):
         return Trial(bytes(1000), np.array([0.0]), bytes)
 
-    assert len(largest_within(code, 1009, 0, np.array([5.0]))) == 1000
+    assert len(search(code, 1009, 0, np.array([5.0]))) == 1000
     for target in (999, 1011):
         with pytest.raises(TargetError, match="1000 bytes to 1000 bytes"):
-            largest_within(code, target, 0, np.array([5.0]))
+            search(code, target, 0, np.array([5.0]))
 
 
 @pytest.mark.parametrize("target", [25.0, 25.3, 31.4159, 39.99])
@@ -197,33 +213,37 @@ def test_a_fixed_rate_model_takes_its_own_size_for_a_target(tiny_config, photo):
 
 
 @pytest.mark.parametrize("context", sorted(CONTEXTS))
-def test_trimming_lowers_symbols_on_which_nothing_depends(tiny_config, photo, context):
-    """What is trimmed decodes, saves what it was asked to, and leaves all symbols but a few as they were."""
+def test_rdoq_lowers_symbols_on_which_nothing_depends(tiny_config, photo, context):
+    """The shorter file decodes, saves what it was asked to, and leaves all symbols but a few as they were."""
     codec = make_codec(tiny_config, context)
-    latent = codec.analyze(photo.crop((0, 0, 256, 256)))
-    trimmer = trials.Trimmer(codec._tables)
+    image = photo.crop((0, 0, 256, 256))
+    quality = 1500 / 1024
+    header = unpack(codec.compress(image, quality=quality)).header
+    rdoq = RDOQ(codec.latent_codec.tables)
     with torch.inference_mode():
-        coding = codec._encode(latent, codec._header(latent.picture), 1500, trimmer=trimmer)
-    before = [segment[0].copy() for segment in coding.encoder._segments]
-    whole = coding.pack()
-    bits = 8 * 0.02 * CONTEXTS[context].LAST * len(whole)
-    trimmer.lower(coding.encoder, bits)
-    trimmed = coding.pack()
-    assert bits / 8 - 2 <= len(whole) - len(trimmed) <= bits / 8 + 2
-    codec.decompress(trimmed)
-    steps = [old - new[0] for old, new in zip(before, coding.encoder._segments, strict=True)]
-    assert all(np.isin(step * np.sign(old), (0, 1)).all() for step, old in zip(steps, before, strict=True))
-    assert np.mean(np.concatenate(steps) != 0) < 0.1
+        y_bar = codec.model.scale(codec.analyze(image).y, quality)
+        coding = codec.latent_codec.encode(y_bar, quality, checksum=header.checksum, observe=rdoq.offer)
+    whole = pack(header, coding.encoder.finish())
+    bits = 8 * 0.4 * savable_share(codec.model) * len(whole)
+    rdoq.lower(coding.encoder, bits)
+    shorter = pack(header, coding.encoder.finish())
+    assert bits / 8 - 2 <= len(whole) - len(shorter) <= bits / 8 + 2
+    (_, z, y), (_, z_shorter, y_shorter) = recording(codec, whole), recording(codec, shorter)
+    assert np.array_equal(z, z_shorter)
+    steps = y - y_shorter
+    assert np.isin(steps * np.sign(y), (0, 1)).all()
+    assert np.mean(steps != 0) < 0.1
 
 
-def test_the_symbols_trimmed_first_save_most_for_the_error_they_add(tiny_config):
-    tables = make_codec(tiny_config, "none")._tables
+def test_the_symbols_lowered_first_save_most_for_the_error_they_add(tiny_config):
+    tables = make_codec(tiny_config, "none").latent_codec.tables
     index, symbols = np.full(5, 60, dtype=np.uint8), np.array([1, 1, -1, 0, 3], dtype=np.int32)
     # Of what were 0.55, 0.95, −0.6, 0 and 3.1 the last one is rounded towards zero already.
-    rests = np.array([-0.45, -0.05, 0.4, 0, 0.1], dtype=np.float32)
+    rounding = torch.tensor([-0.45, -0.05, 0.4, 0, 0.1])
     one = savings_y(tables, symbols[:1], index[:1], index[:1])[0]
     for count, expected in enumerate(([0, 1, -1, 0, 3], [0, 1, 0, 0, 3], [0, 0, 0, 0, 3], [0, 0, 0, 0, 3])):
-        encoder, trimmer = Encoder(tables), trials.Trimmer(tables)
-        trimmer.offer(encoder.push_y(symbols, index, index), symbols, index, index, rests)
-        trimmer.lower(encoder, (count + 0.5) * one)
-        assert encoder._segments[0][0].tolist() == expected
+        encoder, rdoq = Encoder(tables), RDOQ(tables)
+        cell = Cell(slice(0, 1), torch.arange(5), last=True)
+        rdoq.offer(CodedCell(encoder.push_y(symbols, index, index), cell, symbols, index, index, rounding))
+        rdoq.lower(encoder, (count + 0.5) * one)
+        assert Decoder(tables, encoder.finish()).pop_y(index, index).tolist() == expected

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import at_random, lively_model
 
-from agvae.codec import Codec, codec, model_file
+from agvae.codec import Codec, model_file, tiling
+from agvae.codec.features import bands
 from agvae.codec.tiling import run_in_tiles, tiles
 from agvae.models.exact import exact
 from agvae.models.transforms import TRANSFORMS
@@ -84,38 +85,38 @@ def test_tiles_join_to_the_untiled_run(name, part, channels, in_scale, out_scale
     assert shares[-1] == 1
 
 
-@pytest.mark.parametrize(("context", "runs"), [("none", 4), ("checkerboard", 1)])
-def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config, context, runs):
-    """Without context they come in runs of rows, else in one piece."""
+@pytest.mark.parametrize(("context", "count"), [("none", 4), ("checkerboard", 1)])
+def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config, context, count, monkeypatch):
+    """Without context they come in bands of rows, else in one piece."""
     tiny_config["context"]["name"] = context
-    model = lively_model(tiny_config)
-    ours = Codec(model_file.from_model(model))
+    model = exact(lively_model(tiny_config))
     z = torch.randint(-5, 6, (1, model.N, 13, 9)).float()
+    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)  # tiles of 4 × 4
     with torch.inference_mode():
-        whole = exact(model).hyper_synthesize(z + ours._model.prior.medians, 1.5)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(codec, "tile_side", lambda *_: 4)
-            parts = list(ours._psi(z, 1.5))
-        for _, part, need in parts:
-            for positions in torch.arange(part.shape[2] * part.shape[3]).split(50):
-                need(positions)
-    assert len(parts) == runs
-    assert [rows.start for rows, *_ in parts] == [0, *(rows.stop for rows, *_ in parts[:-1])]
-    assert torch.equal(whole, torch.cat([part for _, part, _ in parts], 2))
+        whole = model.hyper_features(z + model.prior.medians, 1.5)
+        parts = list(bands(model, z, 1.5))
+        read = []
+        for part in parts:
+            positions = torch.arange(part.height * part.width).split(50)
+            rows = torch.cat([part.at(some) for some in positions], 1)
+            read.append(rows.unflatten(1, (part.height, part.width)))
+    assert len(parts) == count
+    assert [part.rows.start for part in parts] == [0, *(part.rows.stop for part in parts[:-1])]
+    assert torch.equal(whole, torch.cat(read, 1).permute(0, 3, 1, 2))
 
 
-def test_hyper_features_are_computed_where_they_are_needed_and_once(tiny_config, monkeypatch):
+def test_hyper_features_are_computed_where_they_are_read_and_once(tiny_config, monkeypatch):
     tiny_config["context"]["name"] = "checkerboard"
-    ours = Codec(model_file.from_model(lively_model(tiny_config)))
-    monkeypatch.setattr(codec, "tile_side", lambda *_: 4)
+    model = exact(lively_model(tiny_config))
+    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)  # tiles of 4 × 4
     seen = []
-    h_s = ours._model.h_s.forward
-    monkeypatch.setattr(ours._model.h_s, "forward", lambda z: seen.append(z.shape[2:]) or h_s(z))
+    h_s = model.h_s.forward
+    monkeypatch.setattr(model.h_s, "forward", lambda z: seen.append(z.shape[2:]) or h_s(z))
     with torch.inference_mode():
-        ((_, psi, need),) = ours._psi(torch.zeros(1, ours._model.N, 30, 30), 1.5)
-        width = psi.shape[3]
+        (band,) = bands(model, torch.zeros(1, model.N, 30, 30), 1.5)
+        width = band.width
         for positions, tiles_so_far in (([0, 3 * width + 3], 1), ([0, width - 1], 2), ([0, 1, width - 1], 2)):
-            need(torch.tensor(positions))
+            band.at(torch.tensor(positions))
             assert len(seen) == tiles_so_far
 
 
@@ -124,7 +125,7 @@ def test_a_picture_coded_in_tiles_is_that_coded_whole(tiny_model, photo, monkeyp
     image = photo.crop((0, 0, 400, 300))
     whole = ours.compress(image, quality=1.5)
     picture = ours.decompress(whole)
-    monkeypatch.setattr(codec, "tile_side", lambda *_: 5)
+    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)
     tiled = ours.compress(image, quality=1.5)
     # A float sum in another order may turn a symbol that lies on the edge.
     assert abs(len(tiled) - len(whole)) <= 0.001 * len(whole)

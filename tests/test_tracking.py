@@ -23,7 +23,6 @@ from agvae.engine import train
 from agvae.errors import ConfigError
 from agvae.evaluation import published_curves
 from agvae.reporting import dashboard, tracking
-from agvae.reporting.latents import coded_latent
 from agvae.training import environment, loggers
 from agvae.training.metrics import RDCurve
 
@@ -392,7 +391,7 @@ def test_a_panel_at_a_quality_that_is_not_validated_at_is_refused(tmp_path, phot
 def test_the_coded_latent_is_what_the_model_codes(tiny_model, photo):
     x = torch.from_numpy(np.array(photo)[:128, :128]).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
-        coded, expected = coded_latent(tiny_model, tiny_model.g_a(x), 1.5), tiny_model(x, 1.5)
+        coded, expected = tiny_model.code(tiny_model.g_a(x), 1.5), tiny_model(x, 1.5)
     torch.testing.assert_close(coded.y_bits, -expected.y_likelihoods.log2())
     torch.testing.assert_close(coded.z_bits, -expected.z_likelihoods.log2())
 

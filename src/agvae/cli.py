@@ -485,35 +485,22 @@ def _decompress(options: argparse.Namespace) -> int:
         raise ConfigError(f"{jobs[0].target}: {error}{folder}") from None
 
     @functools.cache
-    def codec_of(name: str) -> "Codec":
-        from agvae.codec import open_codec
+    def codec_of(fingerprint: bytes | None) -> "Codec":
+        from agvae.codec import codec_for, open_codec
 
-        return open_codec(name, options.device)
-
-    model_of = functools.cache(_model_of)
+        return open_codec(options.model, options.device) if options.model else codec_for(fingerprint, options.device)
 
     def work(job: Job, progress: _Progress) -> _Result:
         data = _read(job.input)
         from agvae.codec.bitstream import unpack
 
-        header, _ = unpack(data)
-        codec = codec_of(options.model or model_of(header.fingerprint))
-        image = codec.decompress(data, max_pixels=options.max_pixels, progress=progress)
+        file = unpack(data)
+        codec = codec_of(None if options.model else file.header.fingerprint)
+        image = codec.decompress(file, max_pixels=options.max_pixels, progress=progress)
         file, lost = encode_image(image, suffix)
         return _Result(file, f"{image.width}×{image.height}", [f"{job.target}: {phrase}" for phrase in lost])
 
     return _run(jobs, work)
-
-
-def _model_of(fingerprint: bytes) -> str:
-    from agvae.codec import BitstreamError, model_file
-
-    for name in model_file.names_of_models():
-        if model_file.load(name).fingerprint == fingerprint:
-            return name
-    raise BitstreamError(
-        f"made by the model {fingerprint.hex()}, which does not come with agvae; give its file with --model"
-    )
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -13,8 +13,8 @@ from PIL import Image, ImageCms
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from conftest import lively_model  # noqa: E402
-from test_golden import CASES, recording  # noqa: E402
+from conftest import lively_model, recording  # noqa: E402
+from test_golden import CASES  # noqa: E402
 
 from agvae.codec import Codec  # noqa: E402
 from agvae.codec.model_file import ModelFile  # noqa: E402

@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING
 from agvae.codec.bitstream import BitstreamError
 
 if TYPE_CHECKING:
-    from agvae.codec.codec import Codec, open_codec
+    from agvae.codec.codec import Codec
     from agvae.codec.model_file import ModelError
+    from agvae.codec.opening import codec_for, open_codec
     from agvae.codec.rate_control import TargetError
 
-__all__ = ["BitstreamError", "Codec", "ModelError", "TargetError", "open_codec"]
+__all__ = ["BitstreamError", "Codec", "ModelError", "TargetError", "codec_for", "open_codec"]
 
-_HOMES = {"Codec": "codec", "open_codec": "codec", "ModelError": "model_file", "TargetError": "rate_control"}
+_HOMES = {
+    "Codec": "codec",
+    "ModelError": "model_file",
+    "TargetError": "rate_control",
+    "codec_for": "opening",
+    "open_codec": "opening",
+}
 
 
 def __getattr__(name: str):

@@ -75,12 +75,19 @@ class Header(NamedTuple):
         return zlib.crc32(self.to_bytes())
 
 
+class File(NamedTuple):
+    """A file whose header has been read."""
+
+    header: Header
+    stream: bytes
+
+
 def pack(header: Header, stream: bytes) -> bytes:
     """Header and stream as the bytes of a file."""
     return header.to_bytes() + _to_varint(len(stream)) + stream
 
 
-def unpack(data: bytes) -> tuple[Header, bytes]:
+def unpack(data: bytes) -> File:
     """Inverse of `pack`; raises BitstreamError for anything that `pack` does not write."""
     if not data:
         raise BitstreamError("the file is empty")
@@ -112,12 +119,13 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         raise BitstreamError(f"the header gives a size of {width}×{height}")
     if len(data) - position != length:
         raise BitstreamError(f"the header announces a stream of {length} bytes, the file holds {len(data) - position}")
-    return Header(data[5:9], width, height, quality, bool(flags & _GREY), **extras), data[position:]
+    header = Header(data[5:9], width, height, quality, bool(flags & _GREY), **extras)
+    return File(header, data[position:])
 
 
 def quality_of(data: bytes) -> float:
     """The quality that the file `data` names. Raises BitstreamError."""
-    return quality_from_fixed(unpack(data)[0].quality)
+    return quality_from_fixed(unpack(data).header.quality)
 
 
 def pack_alpha(alpha: np.ndarray | None) -> bytes:

@@ -169,6 +169,27 @@ def names_of_models() -> list[str]:
     return sorted(path.stem for path in MODELS_FOLDER.glob("*.safetensors"))
 
 
+def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:
+    """The model of the package with this fingerprint, and its name.
+
+    Files that state another fingerprint are passed over unread. A statement that matches is verified."""
+    for name in names_of_models():
+        if _stated_fingerprint(name) in (None, fingerprint):
+            model = load(name)
+            if model.fingerprint == fingerprint:
+                return name, model
+    return None
+
+
+def _stated_fingerprint(name: str) -> bytes | None:
+    """The fingerprint that the file of a model of the package states; None if it states none."""
+    try:
+        with safe_open(MODELS_FOLDER / f"{name}.safetensors", framework="pt") as file:
+            return bytes.fromhex(json.loads(file.metadata()["agvae"])["info"]["fingerprint"])
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        return None
+
+
 def _check_integers(config: Any) -> None:
     for value in config.values():
         if isinstance(value, dict):

@@ -7,6 +7,7 @@ that a few trials are enough.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -37,85 +38,129 @@ class Trial(NamedTuple):
     """A picture coded for a rate: its file, and what it says of others.
 
     curve: the logarithm of the size, right but for a factor, at evenly spaced qualities from the lowest to the highest;
-    trim: makes the file smaller by so many bytes or a few more."""
+    shorten: makes the file smaller by so many bytes or a few more."""
 
     file: bytes
     curve: np.ndarray
-    trim: Callable[[int], bytes]
+    shorten: Callable[[int], bytes]
 
 
-def largest_within(
-    code: Callable[[int, int], Trial],
-    target: int,
-    last: int,
-    guess: np.ndarray,
-    spare: float = 0.0,
-    measure: Callable[[int], float] | None = None,
-    words: Callable[[int], str] = "{} bytes".format,
-) -> bytes:
-    """A file of at most `target` bytes, and at most 1 % less if the steps allow, at a quality from 0 to `last`.
+@dataclass(frozen=True)
+class Sizes:
+    """How the sizes of one picture are found out. Qualities are in fixed point, from 0 to `last`."""
 
-    code: a trial at a quality, with the symbols of z of another, its anchor, which is itself tried first: with those of
-    its own sizes would jump; guess: the logarithm of the size, about, at evenly spaced qualities; spare: by what share
-    of its size a file may be trimmed; measure: the logarithm of the size at a quality, more closely than by `guess`
-    and cheaper than by `code`; words: a size as an error names it.
+    code: Callable[[int, int], Trial]
+    """A trial at a quality, with the symbols of z of another, its anchor, which is itself tried first: with those of
+    its own sizes would jump."""
+    last: int
+    guess: np.ndarray
+    """The logarithm of the size, about, at evenly spaced qualities."""
+    measure: Callable[[int], float] | None = None
+    """The logarithm of the size at a quality, more closely than by `guess` and cheaper than by `code`."""
+    savable: float = 0.0
+    """By what share of its size a file may be shortened."""
 
-    The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target.
-    Raises TargetError if the target is below the smallest or above the largest file."""
-    middle = target * (1 + (spare - RATE_SLACK) / 2)  # of what will do
-    predicted = _Prediction(guess, last, math.log(middle))
-    quality = predicted.best(-1, last + 1)
-    for _ in range(2 if measure else 0):
-        predicted.agree({quality: measure(quality)})
-        before, quality = quality, predicted.best(-1, last + 1)
-        if abs(quality - before) <= 2 * _NEAR:
-            break
 
-    anchor, renewals, ends = quality, 1, set()
-    low, high, sizes = -1, last + 1, {}  # with this anchor: a quality known to fit, one known not to, and all log sizes
-    fitting = b""
-    while True:
-        trial = code(quality, anchor)
-        sizes[quality] = math.log(len(trial.file))
-        excess = len(trial.file) - target
-        file = trial.file if excess <= 0 else trial.trim(excess) if excess <= spare * target else b""
-        if len(fitting) < len(file) <= target:
-            fitting = file
-        if len(fitting) >= (1 - RATE_SLACK) * target:
-            return fitting
-        low, high = (quality, high) if excess <= 0 else (low, quality)
-        if high - low > 1:
-            predicted.take(trial.curve)
-            # Two sizes make a slope: those on either side of the target, or, as long as all are on one side, the last
-            # one and one far enough from it, for sizes have small dents.
-            pair = [q for q in (low, high) if q in sizes]
-            if len(pair) == 1:
-                pair += [q for q in sizes if abs(q - quality) > last // 50][-1:]
-            predicted.agree({q: sizes[q] for q in pair})
-            before, quality = quality, predicted.best(low, high) if len(sizes) < _TRIALS else (low + high) // 2
-            if not renewals or abs(quality - anchor) <= _NEAR:
-                continue
-            renewals -= 1
+class SizeSearch:
+    """The search for a file of at most `target` bytes, and at most 1 % less if the steps allow.
+
+    The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target."""
+
+    def __init__(self, sizes: Sizes, target: int, words: Callable[[int], str] = "{} bytes".format):
+        """`words` is a size as an error names it."""
+        self._sizes, self._target, self._words = sizes, target, words
+        middle = target * (1 + (sizes.savable - RATE_SLACK) / 2)  # of what will do
+        self._prediction = _Prediction(sizes.guess, sizes.last, math.log(middle))
+        self._fitting = b""
+        self._renewals = 1
+        self._ends: set[int] = set()
+
+    def run(self) -> bytes:
+        """The file. Raises TargetError if the target is below the smallest or above the largest file."""
+        quality: int | None = self._first()
+        self._anchor_at(quality)
+        while quality is not None:
+            curve = self._try(quality)
+            if len(self._fitting) >= (1 - RATE_SLACK) * self._target:
+                break
+            quality = self._between(quality, curve) if self._high - self._low > 1 else self._end()
+        return self._fitting
+
+    def _first(self) -> int:
+        """The quality of the first trial: by the guess, and by measures near it."""
+        quality = self._prediction.best(-1, self._sizes.last + 1)
+        for _ in range(2 if self._sizes.measure else 0):
+            self._prediction.agree({quality: self._sizes.measure(quality)})
+            before, quality = quality, self._prediction.best(-1, self._sizes.last + 1)
+            if abs(quality - before) <= 2 * _NEAR:
+                break
+        return quality
+
+    def _anchor_at(self, quality: int) -> None:
+        """Use the symbols of z of `quality` from now on. Sizes with those of another say nothing about these."""
+        self._anchor = quality
+        # With this anchor: a quality known to fit, one known not to, and the logarithms of all sizes.
+        self._low, self._high, self._known = -1, self._sizes.last + 1, {}
+
+    def _try(self, quality: int) -> np.ndarray:
+        """Code at `quality`, keep the file if it is the best one so far, and return the trial's curve."""
+        trial = self._sizes.code(quality, self._anchor)
+        self._known[quality] = math.log(len(trial.file))
+        excess = len(trial.file) - self._target
+        file = trial.file
+        if excess > 0:
+            file = trial.shorten(excess) if excess <= self._sizes.savable * self._target else b""
+        if len(self._fitting) < len(file) <= self._target:
+            self._fitting = file
+        if excess <= 0:
+            self._low = quality
+        else:
+            self._high = quality
+        return trial.curve
+
+    def _between(self, quality: int, curve: np.ndarray) -> int:
+        """The next quality inside the bracket, after one whose trial had this curve."""
+        self._prediction.follow(curve)
+        self._prediction.agree(self._neighbours(quality))
+        found = self._prediction.best(self._low, self._high)
+        if len(self._known) >= _TRIALS:
+            found = (self._low + self._high) // 2
+        if self._renewals and abs(found - self._anchor) > _NEAR:
+            self._renewals -= 1
+            measure = self._sizes.measure
             if measure:
                 # So far off that the slope had better be measured too.
-                known = predicted.sizes[before]
-                predicted.agree({before: known, quality: known + measure(quality) - measure(before)})
-                quality = predicted.best(low, high)
-        else:
-            if low >= 0 and high <= last:
-                return fitting
-            # The end of the range, which has its own symbols of z.
-            quality = 0 if low < 0 else last
-            if quality == anchor:
-                smallest, largest = (len(code(q, q).file) for q in (0, last))
-                raise TargetError(
-                    f"{words(target)} is out of range: this picture takes {words(smallest)} to {words(largest)}"
-                )
-            if quality in ends:
-                return fitting
-            ends.add(quality)
-        anchor = quality
-        low, high, sizes = -1, last + 1, {}
+                size = self._prediction.sizes[quality]
+                self._prediction.agree({quality: size, found: size + measure(found) - measure(quality)})
+                found = self._prediction.best(self._low, self._high)
+            self._anchor_at(found)
+        return found
+
+    def _neighbours(self, quality: int) -> dict[int, float]:
+        """The sizes that make a slope: those on either side of the target.
+
+        As long as all are on one side, the last one and one far enough from it, for sizes have small dents."""
+        pair = [q for q in (self._low, self._high) if q in self._known]
+        if len(pair) == 1:
+            pair += [q for q in self._known if abs(q - quality) > self._sizes.last // 50][-1:]
+        return {q: self._known[q] for q in pair}
+
+    def _end(self) -> int | None:
+        """The next quality where no other is left in the bracket: an end of the range, with its own symbols of z."""
+        if self._low >= 0 and self._high <= self._sizes.last:
+            return None
+        quality = 0 if self._low < 0 else self._sizes.last
+        if quality == self._anchor:
+            sizes = (len(self._sizes.code(q, q).file) for q in (0, self._sizes.last))
+            smallest, largest = map(self._words, sizes)
+            raise TargetError(
+                f"{self._words(self._target)} is out of range: this picture takes {smallest} to {largest}"
+            )
+        if quality in self._ends:
+            return None
+        self._ends.add(quality)
+        self._anchor_at(quality)
+        return quality
 
 
 class _Prediction:
@@ -123,20 +168,20 @@ class _Prediction:
 
     def __init__(self, guess: np.ndarray, last: int, aim: float):
         self._qualities, self._aim = np.arange(last + 1), aim
-        self.take(guess)
+        self.follow(guess)
 
-    def take(self, curve: np.ndarray) -> None:
-        """Have the sizes of `curve`, which is given at evenly spaced qualities."""
+    def follow(self, curve: np.ndarray) -> None:
+        """Set the predicted sizes to those of `curve`, which is given at evenly spaced qualities."""
         self.sizes = np.interp(self._qualities, np.linspace(0, self._qualities[-1], len(curve)), curve)
 
     def agree(self, known: dict[int, float]) -> None:
-        """Be moved, and tilted, to agree with the sizes at one quality or two."""
+        """Shift and tilt the predicted sizes to agree with those known at one quality or two."""
         (quality, error), *other = [(q, size - self.sizes[q]) for q, size in known.items()]
         slope = (other[0][1] - error) / (other[0][0] - quality) if other else 0.0
         self.sizes += error + (self._qualities - quality) * slope
 
     def best(self, low: int, high: int) -> int:
-        """The quality between the two, neither included, whose size is nearest to the aim."""
+        """The quality between the two, neither included, whose predicted size is nearest to the aim."""
         return low + 1 + int(np.abs(self.sizes[low + 1 : high] - self._aim).argmin())
 
 
@@ -153,20 +198,15 @@ def smallest_reaching(code: Callable[[int], tuple[bytes, float]], target: float,
         raise TargetError(f"{metric} {target:g} is out of range: this picture can have {at_low:.4f} to {at_high:.4f}")
     if at_low >= target:
         return file_low
+    bisect = False
     while at_high > target + slack and high - low > 1:
         # A bisection every other time: the curve bends, and one end could stay for long.
-        share = (aim - at_low) / (at_high - at_low)
-        middle = min(max(low + round((high - low) * share), low + 1), high - 1)
+        interpolated = low + round((high - low) * (aim - at_low) / (at_high - at_low))
+        middle = (low + high) // 2 if bisect else min(max(interpolated, low + 1), high - 1)
         file, reached = code(middle)
         if reached >= target:
             high, file_high, at_high = middle, file, reached
         else:
             low, at_low = middle, reached
-        if at_high > target + slack and high - low > 1:
-            middle = (low + high) // 2
-            file, reached = code(middle)
-            if reached >= target:
-                high, file_high, at_high = middle, file, reached
-            else:
-                low, at_low = middle, reached
+        bisect = not bisect
     return file_high

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from agvae.errors import ConfigError
-
-STRIDE = 64
-"""Height and width of what the model takes are multiples of this."""
+from agvae.strides import STRIDE_Z
 
 Layout = Literal["sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick", "shards"]
 
@@ -77,19 +75,19 @@ class DataConfig:
                 continue
             if type(value) is not int or value < least:
                 raise ConfigError(f"data.{key}={value} is not a whole number of at least {least}")
-            if least == STRIDE and value % STRIDE:
+            if least == STRIDE_Z and value % STRIDE_Z:
                 raise ConfigError(
-                    f"data.{key}={value} is not a multiple of {STRIDE}, the stride of the model: "
-                    f"try {round(value / STRIDE) * STRIDE}"
+                    f"data.{key}={value} is not a multiple of {STRIDE_Z}, the stride of the model: "
+                    f"try {round(value / STRIDE_Z) * STRIDE_Z}"
                 )
 
 
 _LEAST = {
     "batch_size": 1,
-    "patch_size": STRIDE,
+    "patch_size": STRIDE_Z,
     "samples_per_epoch": 1,
     "val_images": 1,
-    "val_crop": STRIDE,
+    "val_crop": STRIDE_Z,
     "num_workers": 0,
     "shuffle_shards": 1,
 }

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from agvae.data.config import STRIDE
 from agvae.data.drawn import drawn_picture
 from agvae.data.sampling import SampleStream
 from agvae.errors import DataError
 from agvae.images import ImageError, image_size, load_rgb
+from agvae.strides import STRIDE_Z
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Pictures(Dataset):
             if picture.size:
                 self.samples.append((_to_tensor(picture), str(paths[index])))
             else:
-                self.skipped.append(f"{paths[index]}: smaller than {STRIDE} on a side")
+                self.skipped.append(f"{paths[index]}: smaller than {STRIDE_Z} on a side")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -218,7 +218,7 @@ class Pictures(Dataset):
 
 def centre_crop(image: np.ndarray, limit: int | None) -> np.ndarray:
     """The middle of an image (H, W, 3), each side the largest multiple of 64 within it and `limit`."""
-    height, width = (min(side, limit or side) // STRIDE * STRIDE for side in image.shape[:2])
+    height, width = (min(side, limit or side) // STRIDE_Z * STRIDE_Z for side in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 

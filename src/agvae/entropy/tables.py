@@ -34,7 +34,7 @@ FORMS = ("symmetric", *ASYMMETRIC_FORMS)
 SYMBOL_LIMIT = 1 << 24
 
 # The alphabet of magnitudes ends where less mass than this is left; the rest is the escape's.
-_TAIL_MASS = 2.0**-PRECISION
+_ESCAPE_MASS = 2.0**-PRECISION
 
 
 def scale_grid(count: int = 128, lowest: float = SCALE_MIN, highest: float = 256.0) -> np.ndarray:
@@ -218,7 +218,7 @@ def _magnitude_pmf(sigma: float, tail: float) -> np.ndarray:
     widest = TAIL_RATIO * sigma if tail else sigma
     beyond = _upper_tail((np.arange(math.ceil(5 * widest) + 2) + 0.5) / sigma, tail)
     side, beyond = beyond[0], beyond / beyond[0]
-    last = int(np.argmax(beyond[1:] < _TAIL_MASS)) + 1
+    last = int(np.argmax(beyond[1:] < _ESCAPE_MASS)) + 1
     # At small σ the side alone costs up to 19 bits: with the escape and its 5-bit length it shall cost 30, the most
     # that a loss sees (LIKELIHOOD_MIN). The other magnitudes hardly lose by it.
     escape = max(beyond[last], min(0.25, 2.0**-25 / side))

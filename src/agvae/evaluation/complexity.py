@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from agvae.models.agvae import AGVAE
-from agvae.models.transforms import STRIDE_Y, STRIDE_Z
+from agvae.models.coding_order import WholeFeatures
+from agvae.strides import STRIDE_Z, Y_PER_Z
 
 GAIN_UNITS = ("m", "m′", "h", "h′")
 """The gain and inverse gain of y, and those of z."""
@@ -46,15 +47,15 @@ def part_costs(config: dict[str, Any], height: int, width: int) -> dict[str, Cos
         quality = torch.zeros(1)
         psi = torch.empty(1, model.context.hyper_channels, *y.shape[2:])
 
-    def keep(cell, parameters: Tensor) -> Tensor:
-        return parameters[:, :, -1]
+    def walk(psi: Tensor) -> None:
+        model.context.walk(WholeFeatures(model.context.project(psi)), lambda cell, parameters: parameters[:, :, -1])
 
     costs = {
         "g_a": _network(model.g_a, model.g_a, x),
         "g_s": _network(model.g_s, model.g_s, y),
         "h_a": _network(model.h_a, model.h_a, y),
         "h_s": _network(model.h_s, model.h_s, z),
-        "context": _network(model.context, model.context.sequential, psi, keep),
+        "context": _network(model.context, walk, psi),
         "prior": Cost(_parameters(model.prior), 0, 0),
     }
     gained = {
@@ -95,10 +96,9 @@ def total(costs: dict[str, Cost], parts: tuple[str, ...] | None = None) -> Cost:
 def _shapes(model: AGVAE, height: int, width: int) -> tuple[tuple[int, int, int, int], ...]:
     """Shapes of x, y and z."""
     height, width = (-(-side // STRIDE_Z) for side in (height, width))
-    cells = STRIDE_Z // STRIDE_Y
     return (
         (1, 3, height * STRIDE_Z, width * STRIDE_Z),
-        (1, model.M, height * cells, width * cells),
+        (1, model.M, height * Y_PER_Z, width * Y_PER_Z),
         (1, model.N, height, width),
     )
 

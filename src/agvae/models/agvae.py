@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from agvae.entropy.densities import ASYMMETRIC_FORMS, LIKELIHOOD_MIN, likelihood, lower_bound, scale_min
 from agvae.entropy.factorized import FactorizedPrior
-from agvae.models.context import CONTEXTS, Cell
+from agvae.models.coding_order import Cell, Features, WholeFeatures
+from agvae.models.context import CONTEXTS, CodingContext
 from agvae.models.gain import GainUnit
-from agvae.models.quantization import QUANTIZERS, quantize_training
-from agvae.models.transforms import STRIDE_Z, TRANSFORMS
+from agvae.models.quantization import QUANTIZERS, quantize_for_distortion, quantize_for_rate
+from agvae.models.transforms import TRANSFORMS
+from agvae.strides import STRIDE_Z
 
-_Z_TAIL = 2.0**-10
+_Z_UNUSED = 2.0**-10
 """Mass of the prior on either side of z's symbols that an encoder does not use."""
 
 
@@ -45,6 +47,42 @@ class Parameters(NamedTuple):
     mu: Tensor
     sigma_l: Tensor
     sigma_r: Tensor
+
+
+class CodedLatent(NamedTuple):
+    """Latents of pictures as they are coded at one quality, each map (B, M, H/16, W/16) but those of z.
+
+    y_bar is ȳ, the gained latent; y_hat is ŷ, as the decoder has it; `parameters` are what the model expects of ȳ.
+    z_symbols and z_likelihoods are (B, N, H/64, W/64). The likelihoods are float32 in [1e-9, 1]."""
+
+    y_bar: Tensor
+    y_hat: Tensor
+    parameters: Parameters
+    y_likelihoods: Tensor
+    z_symbols: Tensor
+    z_likelihoods: Tensor
+
+    @property
+    def symbols(self) -> Tensor:
+        """The integers coded of y, round(ȳ − μ)."""
+        return (self.y_hat - self.parameters.mu).round()
+
+    @property
+    def y_bits(self) -> Tensor:
+        """The model's own rate of each element of y."""
+        return -self.y_likelihoods.log2()
+
+    @property
+    def z_bits(self) -> Tensor:
+        """The model's own rate of each element of z."""
+        return -self.z_likelihoods.log2()
+
+
+Quantise = Callable[[Cell, Tensor, Parameters], Tensor]
+"""Chooses the symbols of a cell, (B, n, C): (cell, residuals ȳ − μ (B, n, C), parameters) → symbols."""
+
+Read = Callable[[Cell, Parameters], Tensor]
+"""Reads the symbols of a cell, (B, n, C), given its parameters."""
 
 
 class AGVAE(nn.Module):
@@ -76,7 +114,7 @@ class AGVAE(nn.Module):
         context_class = CONTEXTS[_choice(context_parts.pop("name"), "context", CONTEXTS)]
         _check_widths("transforms", parts)
         _check_widths("context", context_parts)
-        self.context = context_class(parts["M"], 2 if self.symmetric else 3, **context_parts)
+        self.context: CodingContext = context_class(parts["M"], 2 if self.symmetric else 3, **context_parts)
         built = build(**parts, hyper_channels=self.context.hyper_channels)
         self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = built[:6]
         self.reach, self.bytes_per_pixel = built.reach, built.bytes_per_pixel
@@ -118,30 +156,39 @@ class AGVAE(nn.Module):
         coding order of the context, and gives exactly what the codec's decoder gives."""
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(f"height and width must be multiples of {self.stride}, not {tuple(x.shape[2:])}")
+        if not self.training:
+            coded = self.code(self.g_a(x).float(), quality)
+            return Output(self.synthesize(coded.y_hat, quality), coded.y_likelihoods, coded.z_likelihoods)
         y_bar = self.analyze(x, quality)
         z_bar = self.hyper_analyze(y_bar, quality)
-        if self.training:
-            z = quantize_training(z_bar, self.quantizer, self.prior.medians)
-            z_likelihoods = self.prior(z.rate)
-            psi = self.hyper_synthesize(z.distortion, quality)
-            y = quantize_training(y_bar, self.quantizer)
-            parameters = self.split(self.context(psi, y.rate).unflatten(1, (-1, self.M)), dim=1)
-            y_hat = y.distortion
-            if self.quantizer == "mixed":
-                y_hat = quantize_training(y_bar, "mixed", parameters.mu).distortion
-            y_likelihoods = self.likelihood(y.rate, parameters)
-        else:
-            z_hat = self.hyper_symbols(z_bar) + self.prior.medians
-            z_likelihoods = self.prior(z_hat)
-            psi = self.hyper_synthesize(z_hat, quality)
-            y_likelihoods = torch.empty(y_bar.shape, device=x.device)
+        z_rate = quantize_for_rate(z_bar, self.quantizer)
+        z_hat = quantize_for_distortion(z_bar, z_rate, self.quantizer, self.prior.medians)
+        y_rate = quantize_for_rate(y_bar, self.quantizer)
+        raw = self.context(self.hyper_synthesize(z_hat, quality), y_rate)
+        parameters = self.split(raw.unflatten(1, (-1, self.M)), dim=1)
+        y_hat = quantize_for_distortion(y_bar, y_rate, self.quantizer, parameters.mu)
+        return Output(self.synthesize(y_hat, quality), self.likelihood(y_rate, parameters), self.prior(z_rate))
 
-            def record(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
-                p = self.likelihood(symbols + parameters.mu, parameters)
-                _rows(y_likelihoods)[:, cell.positions, cell.channels] = p
+    @torch.no_grad()
+    def code(self, y: Tensor, quality: Tensor | float) -> CodedLatent:
+        """Code y = g_a(x), (B, M, H/16, W/16), in coding order, without making bytes and without gradients.
 
-            y_hat = self.encode(y_bar, psi, record)
-        return Output(self.synthesize(y_hat, quality), y_likelihoods, z_likelihoods)
+        With a codec's model these are the symbols of its file at that quality, whose sum of bits is its `estimate`."""
+        y_bar = self.scale(y, quality)
+        z_symbols = self.hyper_symbols(self.hyper_analyze(y_bar, quality))
+        z_hat = z_symbols + self.prior.medians
+        mu, sigma_l, sigma_r, likelihoods = (torch.empty(y_bar.shape, device=y_bar.device) for _ in range(4))
+
+        def record(cell: Cell, residuals: Tensor, parameters: Parameters) -> Tensor:
+            symbols = residuals.round()
+            parts = (*parameters, self.likelihood(symbols + parameters.mu, parameters))
+            for whole, part in zip((mu, sigma_l, sigma_r, likelihoods), parts, strict=True):
+                _rows(whole)[:, cell.positions, cell.channels] = part
+            return symbols
+
+        y_hat = self.encode(y_bar, WholeFeatures(self.hyper_features(z_hat, quality)), record)
+        parameters = Parameters(mu, sigma_l, sigma_l if self.symmetric else sigma_r)
+        return CodedLatent(y_bar, y_hat, parameters, likelihoods, z_symbols, self.prior(z_hat))
 
     def analyze(self, x: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = g_a(x) · m(q), (B, M, H/16, W/16)."""
@@ -161,51 +208,39 @@ class AGVAE(nn.Module):
 
         Beyond it training saw next to nothing, and h_s may answer with anything: on rare pictures a few such symbols
         made whole files useless. A decoder takes what it is given."""
-        return torch.clamp((z_bar - self.prior.medians).round(), *self.prior.support(_Z_TAIL))
+        return torch.clamp((z_bar - self.prior.medians).round(), *self.prior.support(_Z_UNUSED))
 
     def hyper_synthesize(self, z_hat: Tensor, quality: Tensor | float) -> Tensor:
         """ψ = h_s(ẑ · h′(q)): what the context model makes the entropy parameters from."""
         return self.h_s(z_hat if self.hyper_gain is None else z_hat * _map(self.hyper_gain.inverse(quality)))
 
+    def hyper_features(self, z_hat: Tensor, quality: Tensor | float) -> Tensor:
+        """The features (B, context.feature_channels, H/16, W/16) that `encode` and `decode` read."""
+        return self.context.project(self.hyper_synthesize(z_hat, quality))
+
     def synthesize(self, y_hat: Tensor, quality: Tensor | float) -> Tensor:
         """x̂ = g_s(ŷ · m′(q)), (B, 3, H, W)."""
         return self.g_s(y_hat if self.gain is None else y_hat * _map(self.gain.inverse(quality)))
 
-    def encode(
-        self,
-        y_bar: Tensor,
-        psi: Tensor,
-        emit: Callable[[Cell, Tensor, Parameters], None],
-        need: Callable[[Tensor], None] | None = None,
-    ) -> Tensor:
-        """Round ȳ to symbols in coding order, giving each cell's symbols (B, n, C) and parameters to `emit`.
-
-        Returns ŷ, as the decoder will have it. `need` as for `ContextModel.sequential`."""
+    def encode(self, y_bar: Tensor, features: Features, quantise: Quantise) -> Tensor:
+        """ŷ as the decoder has it, from ȳ (B, M, H/16, W/16): symbol + μ, cell by cell in coding order."""
         y_bar = _rows(y_bar)
 
         def code(cell: Cell, raw: Tensor) -> Tensor:
             parameters = self.split(raw, dim=2)
-            symbols = (y_bar[:, cell.positions, cell.channels] - parameters.mu).round()
-            emit(cell, symbols, parameters)
-            return symbols + parameters.mu
+            residuals = y_bar[:, cell.positions, cell.channels] - parameters.mu
+            return quantise(cell, residuals, parameters) + parameters.mu
 
-        return self.context.sequential(psi, code, need)
+        return self.context.walk(features, code)
 
-    def decode(
-        self,
-        psi: Tensor,
-        read: Callable[[Cell, Parameters], Tensor],
-        need: Callable[[Tensor], None] | None = None,
-    ) -> Tensor:
-        """ŷ from the symbols (B, n, C) that `read` gives for each cell, in coding order, given its parameters.
-
-        `need` as for `ContextModel.sequential`."""
+    def decode(self, features: Features, read: Read) -> Tensor:
+        """ŷ (B, M, H/16, W/16) from the symbols that `read` gives: symbol + μ, cell by cell in coding order."""
 
         def code(cell: Cell, raw: Tensor) -> Tensor:
             parameters = self.split(raw, dim=2)
             return read(cell, parameters) + parameters.mu
 
-        return self.context.sequential(psi, code, need)
+        return self.context.walk(features, code)
 
     def split(self, raw: Tensor, dim: int) -> Parameters:
         """Entropy parameters from the networks' K outputs along `dim`: scales first, the mean last."""

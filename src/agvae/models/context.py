@@ -1,135 +1,70 @@
-"""Context models: what the parameters of each latent element may be predicted from, and in which order they are coded.
+"""Context models: the networks that predict the parameters of each latent element from the hyperprior and from ŷ.
 
-All are one thing, a *schedule* of passes. A pass holds cells, a cell is a run of channels at some positions, and
-the parameters of a cell depend on the hyperprior and on the passes before alone. In training `forward` gives the
-parameters of all elements at once from a given ŷ; coding goes through `sequential`, which computes only the
-elements of each pass, and which encoder, decoder and evaluation share.
+In training `forward` gives the parameters of all elements at once from a given ŷ. Coding goes through `walk`, which
+computes them cell by cell in the context's order (agvae.models.coding_order).
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Cell(NamedTuple):
-    """Latent elements of one pass that are computed together: `channels` at `positions`, flat indices into H×W.
-
-    Coded position by position, each position's channels in order. `kind` says which of the context's networks
-    computes them; on the elements of the `last` pass no parameters depend."""
-
-    channels: slice
-    positions: Tensor
-    kind: int = 0
-    last: bool = False
-
-
-CHUNK = 1024
-"""Most positions of a cell worked on at once, so that memory does not grow with the picture."""
-
-FIRST = 64
-"""Positions of the very first chunk: what is wrong with a stream shows before much is computed."""
-
-Schedule = list[list[Cell]]
-Code = Callable[[Cell, Tensor], Tensor]
-"""Codes a cell of n positions and C channels: (cell, parameters (B, n, K, C)) → ŷ (B, n, C)."""
+from agvae.models.coding_order import (
+    CheckerboardOrder,
+    Code,
+    CodingOrder,
+    Features,
+    Network,
+    QuadtreeOrder,
+    RasterOrder,
+    grid,
+)
 
 
-class Kind(NamedTuple):
-    """What the cells computed by one network have in common.
+class CodingContext(nn.Module):
+    """A context as coding sees it: an order, what it makes of h_s's output, and a network for each kind of cell.
 
-    Each reads, of the neighbour at (dy, dx), the channels of one group: (dy, dx, group). A convolution reads the
-    first of these, those that lie in its kernel; several stand side by side."""
+    `hyper_channels` are those that h_s gives, `feature_channels` those that a walk reads."""
 
-    channels: slice
-    reads: list[tuple[int, int, int]]
-    convolutions: list["TapConv"]
+    def __init__(self, order: CodingOrder, hyper_channels: int, feature_channels: int):
+        super().__init__()
+        self.order, self.hyper_channels, self.feature_channels = order, hyper_channels, feature_channels
+
+    def project(self, psi: Tensor) -> Tensor:
+        """The features (B, feature_channels, H, W) that a walk reads, from h_s's output psi (B, hyper_channels, H, W).
+
+        Each position's depend on that position alone."""
+        return psi
+
+    def networks(self) -> Sequence[Network]:
+        """The network of each kind of cell."""
+        raise NotImplementedError
+
+    def walk(self, features: Features, code: Code) -> Tensor:
+        """Call `code` for each cell in coding order, and return ŷ (B, M, H, W)."""
+        return self.order.walk(features, self.networks(), code)
 
 
-class ContextModel(nn.Module):
+class ContextModel(CodingContext):
     """Entropy parameters of y, K per element, from the hyperprior's features alone: context `none`, a single pass.
 
     The base of the others. `hyper_channels` is what h_s must give: here the parameters themselves, K·M, whatever the
     `width`, so that contexts can be swept with it."""
 
-    RADIUS = 0
-    GROUPS = 1
-    """Equal runs of channels, which can be read one without the others."""
-    LAST = 1.0
-    """Share of the elements that the last pass has in a large latent."""
+    ORDER: type[CodingOrder] = CodingOrder
 
     def __init__(self, M: int, K: int, width: int | None = None):
-        super().__init__()
+        super().__init__(self.ORDER(M), K * M, K * M)
         self.M, self.K = M, K
-        self.hyper_channels = K * M
-
-    def schedule(self, height: int, width: int) -> Schedule:
-        """Passes in coding order over a latent of `height` × `width`; together they hold every element once."""
-        return [[Cell(slice(0, self.M), torch.arange(height * width))]]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
-        """Parameters (B, K·M, H, W) of every element from h_s's features psi and all of ŷ (B, M, H, W)."""
+        """Parameters (B, K·M, H, W) of every element from h_s's output psi and all of ŷ (B, M, H, W)."""
         return psi
 
-    def sequential(self, psi: Tensor, code: Code, need: Callable[[Tensor], None] | None = None) -> Tensor:
-        """Run the schedule, calling `code` for each cell in order, and return ŷ (B, M, H, W).
-
-        `need` is called with flat positions before psi is read there, which may still be empty then."""
-        batch, _, height, width = psi.shape
-        radius, padded = self.RADIUS, width + 2 * self.RADIUS
-        # ŷ so far, channels last, with a margin of zeros, so that a neighbourhood is a gather of whole rows.
-        y_hat = _zeros(psi, batch, (height + 2 * radius) * padded, self.M)
-        groups = y_hat.view(batch, -1, self.M // self.GROUPS)
-        rows = torch.arange(y_hat.shape[1], device=psi.device).view(-1, padded)
-        rows = rows[radius : radius + height, radius : radius + width].flatten()
-        offsets = [
-            torch.tensor([(dy * padded + dx) * self.GROUPS + g for dy, dx, g in kind.reads], dtype=torch.long)
-            for kind in self.kinds()
-        ]
-        schedule = self.schedule(height, width)
-        parameters = self._predictor(psi.permute(0, 2, 3, 1).reshape(batch, height * width, -1))
-        for cells in schedule:
-            coded = []
-            for whole, chunk in _chunks(cells, first=cells is schedule[0]):
-                if need is not None:
-                    need(chunk)
-                cell = whole._replace(positions=chunk.to(psi.device), last=cells is schedule[-1])
-                inside = rows[cell.positions]
-                gathered = (self.GROUPS * inside[:, None] + offsets[cell.kind].to(psi.device)).flatten()
-                gathered = groups.index_select(1, gathered).view(batch * len(inside), -1)
-                coded.append((inside, cell.channels, code(cell, parameters(cell, gathered))))
-            # Only now, so that no cell sees another of its own pass.
-            for inside, channels, values in coded:
-                y_hat[:, inside, channels] = values
-        y_hat = y_hat.view(batch, height + 2 * radius, padded, self.M).permute(0, 3, 1, 2)
-        return y_hat[:, :, radius : radius + height, radius : radius + width]
-
-    def kinds(self) -> list[Kind]:
-        """The kinds of cells, which `Cell.kind` counts."""
-        return [Kind(slice(0, self.M), [], [])]
-
-    def _predictor(self, psi: Tensor) -> Callable[[Cell, Tensor], Tensor]:
-        """For features psi (B, H·W, C): (cell of n positions, what it reads (B·n, inputs)) → (B, n, K, channels)."""
-        psi = psi.unflatten(-1, (self.K, self.M))
-        return lambda cell, gathered: psi[:, cell.positions][..., cell.channels]
-
-
-def _chunks(cells: list[Cell], first: bool) -> Iterator[tuple[Cell, Tensor]]:
-    """The cells of a pass, each with some of its positions after another."""
-    for cell in cells:
-        for part in cell.positions.tensor_split([FIRST] if first else []):
-            yield from ((cell, chunk) for chunk in part.split(CHUNK) if len(chunk))
-
-
-def _zeros(like: Tensor, *shape: int) -> Tensor:
-    """Zeros of that type and place; on a CPU they take no memory before something is written there."""
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    return torch.from_numpy(np.zeros(shape, np.float32)).to(like.dtype)
+    def networks(self) -> Sequence[Network]:
+        return [lambda features, gathered: features]
 
 
 @functools.cache
@@ -142,7 +77,7 @@ def _on(device: torch.device, values: tuple[int, ...]) -> Tensor:
 class TapConv(nn.Module):
     """A convolution that has weights at some taps of its kernel only: over a map, or on gathered neighbourhoods."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, taps: list[tuple[int, int]]):
+    def __init__(self, inputs: int, outputs: int, kernel: int, taps: Sequence[tuple[int, int]]):
         super().__init__()
         self.kernel, self.taps = kernel, taps
         self.places = tuple((dy + kernel // 2) * kernel + dx + kernel // 2 for dy, dx in taps)
@@ -203,20 +138,27 @@ class CellNetwork(nn.Module):
 class SpatialContext(ContextModel):
     """Base of the contexts that read neighbours: convolutions of ŷ joined with h_s's features in 1×1 layers.
 
-    `width`, M if not given: half the channels of h_s's features and of the convolutions."""
+    `width`, M if not given: half the channels of h_s's output and of the convolutions."""
 
     def __init__(self, M: int, K: int, width: int | None = None):
         super().__init__(M, K)
         self.width = width or M
-        self.hyper_channels = 2 * self.width
-        hidden = 8 * self.width // 3
+        self.hyper_channels, self.feature_channels = 2 * self.width, 8 * self.width // 3
+        hidden = self.feature_channels
         self.from_hyper = nn.Linear(2 * self.width, hidden)
         self.from_context = nn.Linear(2 * self.width, hidden, bias=False)
         self.head = nn.Sequential(
             nn.LeakyReLU(), nn.Linear(hidden, 2 * self.width), nn.LeakyReLU(), nn.Linear(2 * self.width, K * M)
         )
-        self.coding: nn.ModuleList | None = None
-        """The networks of each kind where they are fixed: in exact arithmetic (agvae.models.exact)."""
+
+    def convolutions_of_kinds(self) -> list[list[TapConv]]:
+        """The convolutions of ŷ that stand side by side in the network of each kind of cell."""
+        raise NotImplementedError
+
+    def project(self, psi: Tensor) -> Tensor:
+        batch, _, height, width = psi.shape
+        rows = psi.permute(0, 2, 3, 1).reshape(batch, height * width, -1)
+        return self.from_hyper(rows).view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def networks(self) -> nn.ModuleList:
         """The network of each kind of cell, of the weights as they are now."""
@@ -226,33 +168,17 @@ class SpatialContext(ContextModel):
         weight, bias = final.weight.unflatten(0, (self.K, self.M)), final.bias.unflatten(0, (self.K, self.M))
         last: dict[int, Dense] = {}
         networks = nn.ModuleList()
-        for channels, reads, convolutions in self.kinds():
+        for (channels, reads), convolutions in zip(self.order.kinds, self.convolutions_of_kinds(), strict=True):
             if channels.start not in last:
                 last[channels.start] = Dense(weight[:, channels].flatten(0, 1).t(), bias[:, channels].flatten())
-            mix = [Dense(c.matrix(reads, self.GROUPS), c.bias) for c in convolutions]
+            mix = [Dense(c.matrix(reads, self.order.GROUPS), c.bias) for c in convolutions]
             networks.append(CellNetwork(mix, join, hidden, last[channels.start]))
         return networks
 
-    def _context(self, convolutions: list[TapConv], y_hat: Tensor) -> Tensor:
+    def _context(self, convolutions: Sequence[TapConv], y_hat: Tensor) -> Tensor:
         """Contribution of ŷ to the first hidden layer, (B, H, W, hidden)."""
         features = torch.cat([convolution(y_hat) for convolution in convolutions], 1)
         return self.from_context(features.permute(0, 2, 3, 1))
-
-    def _predictor(self, psi: Tensor) -> Callable[[Cell, Tensor], Tensor]:
-        networks = self.networks() if self.coding is None else self.coding
-        features = self.from_hyper(psi)
-
-        def parameters(cell: Cell, gathered: Tensor) -> Tensor:
-            own = features.index_select(1, cell.positions)
-            raw = networks[cell.kind](own.flatten(0, 1), gathered)
-            return raw.view(*own.shape[:2], self.K, -1)
-
-        return parameters
-
-
-def _grid(height: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    positions = torch.arange(height * width, device=device)
-    return positions // width, positions % width
 
 
 class Checkerboard(SpatialContext):
@@ -260,26 +186,17 @@ class Checkerboard(SpatialContext):
 
     He et al., "Checkerboard context model for efficient learned image compression", CVPR 2021."""
 
-    RADIUS = 2
-    LAST = 0.5
+    ORDER = CheckerboardOrder
 
     def __init__(self, M: int, K: int, width: int | None = None):
         super().__init__(M, K, width)
-        taps = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if (dy + dx) % 2]
-        self.convolution = TapConv(M, 2 * self.width, 5, taps)
+        self.convolution = TapConv(M, 2 * self.width, 5, CheckerboardOrder.TAPS)
 
-    def kinds(self) -> list[Kind]:
-        everything = slice(0, self.M)
-        reads = [(dy, dx, 0) for dy, dx in self.convolution.taps]
-        return [Kind(everything, [], []), Kind(everything, reads, [self.convolution])]
-
-    def schedule(self, height: int, width: int) -> Schedule:
-        row, column = _grid(height, width)
-        colour = (row + column) % 2
-        return [[Cell(slice(0, self.M), (colour == c).nonzero()[:, 0], c)] for c in (0, 1)]
+    def convolutions_of_kinds(self) -> list[list[TapConv]]:
+        return [[], [self.convolution]]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
-        row, column = _grid(*y_hat.shape[2:], y_hat.device)
+        row, column = grid(*y_hat.shape[2:], y_hat.device)
         second = ((row + column) % 2).to(y_hat.dtype).view(y_hat.shape[2:])
         # A tap reads only the other colour, so that ŷ needs no mask: only its own squares' context counts.
         hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context([self.convolution], y_hat) * second[..., None]
@@ -287,37 +204,21 @@ class Checkerboard(SpatialContext):
 
 
 class Multiscale(SpatialContext):
-    """The paper's: causal 3×3, 5×5 and 7×7 masked convolutions side by side, in raster order (Zhou et al. 2019).
+    """The paper's: causal 3×3, 5×5 and 7×7 masked convolutions side by side, in raster order (Zhou et al. 2019)."""
 
-    A position (i, j) reads nothing right of (i−1, j+3), so all positions with equal j + 4i can be coded at once:
-    W + 4(H−1) wavefronts give what H·W steps in raster order give."""
-
-    RADIUS = 3
-    LAST = 0.0
-    REACH = 4
+    ORDER = RasterOrder
 
     def __init__(self, M: int, K: int, width: int | None = None):
         super().__init__(M, K, width)
-        causal = [(dy, dx) for dy in range(-3, 1) for dx in range(-3, 4) if (dy, dx) < (0, 0)]
-        # From the inside out, so that the smaller kernels' taps are a prefix of the larger ones'.
-        taps = sorted(causal, key=lambda tap: max(abs(tap[0]), abs(tap[1])))
         third = 2 * self.width // 3
         widths = [2 * self.width - 2 * third, third, third]
         self.convolutions = nn.ModuleList(
-            TapConv(M, width, 2 * r + 1, [t for t in taps if max(abs(t[0]), abs(t[1])) <= r])
+            TapConv(M, width, 2 * r + 1, [t for t in RasterOrder.TAPS if max(abs(t[0]), abs(t[1])) <= r])
             for r, width in zip((1, 2, 3), widths, strict=True)
         )
 
-    def kinds(self) -> list[Kind]:
-        reads = [(dy, dx, 0) for dy, dx in self.convolutions[-1].taps]
-        return [Kind(slice(0, self.M), reads, list(self.convolutions))]
-
-    def schedule(self, height: int, width: int) -> Schedule:
-        row, column = _grid(height, width)
-        front = column + self.REACH * row
-        order = front.argsort(stable=True)
-        passes = order.split(front.bincount().tolist())
-        return [[Cell(slice(0, self.M), positions)] for positions in passes if len(positions)]
+    def convolutions_of_kinds(self) -> list[list[TapConv]]:
+        return [list(self.convolutions)]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
         hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context(self.convolutions, y_hat)
@@ -329,54 +230,27 @@ class Quadtree(SpatialContext):
 
     After Li et al., "Neural video compression with diverse contexts", CVPR 2023."""
 
-    RADIUS = 1
-    GROUPS = 4
-    LAST = 0.25
-    PASSES = 4
+    ORDER = QuadtreeOrder
 
     def __init__(self, M: int, K: int, width: int | None = None):
         super().__init__(M, K, width)
-        if M % 4:
-            raise ValueError(f"quadtree needs M divisible by 4, not {M}")
-        taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-        self.convolutions = nn.ModuleList(TapConv(M, 2 * self.width, 3, taps) for _ in range(self.PASSES - 1))
+        self.convolutions = nn.ModuleList(
+            TapConv(M, 2 * self.width, 3, QuadtreeOrder.TAPS) for _ in range(QuadtreeOrder.PASSES - 1)
+        )
 
-    def kinds(self) -> list[Kind]:
-        return [self._kind(index, g) for index in range(self.PASSES) for g in range(self.GROUPS)]
-
-    def _kind(self, index: int, g: int) -> Kind:
-        """Of the cells of quarter g in pass `index`: what they read is what the passes before have coded."""
-        quarter = self.M // self.GROUPS
-        phase = g ^ index
-        reads = [
-            (dy, dx, group)
-            for dy, dx in self.convolutions[0].taps
-            for group in range(self.GROUPS)
-            if phase ^ (2 * (dy % 2) + dx % 2) ^ group < index
-        ]
-        convolutions = [self.convolutions[index - 1]] if index else []
-        return Kind(slice(g * quarter, (g + 1) * quarter), reads, convolutions)
-
-    def schedule(self, height: int, width: int) -> Schedule:
-        row, column = _grid(height, width)
-        phase = 2 * (row % 2) + column % 2
-        cells = [
-            [
-                Cell(kind.channels, (phase == g ^ index).nonzero()[:, 0], self.GROUPS * index + g)
-                for g, kind in enumerate(self.kinds()[: self.GROUPS])
-            ]
-            for index in range(self.PASSES)
-        ]
-        return [[cell for cell in cells if len(cell.positions)] for cells in cells]
+    def convolutions_of_kinds(self) -> list[list[TapConv]]:
+        of_passes = [[], *([convolution] for convolution in self.convolutions)]
+        return [convolutions for convolutions in of_passes for _ in range(QuadtreeOrder.GROUPS)]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
         height, width = y_hat.shape[2:]
-        row, column = (v.view(height, width) for v in _grid(height, width, y_hat.device))
-        group = torch.arange(self.GROUPS, device=y_hat.device).repeat_interleave(self.M // self.GROUPS)[:, None, None]
+        groups = QuadtreeOrder.GROUPS
+        row, column = (v.view(height, width) for v in grid(height, width, y_hat.device))
+        group = torch.arange(groups, device=y_hat.device).repeat_interleave(self.M // groups)[:, None, None]
         turn = (2 * (row % 2) + column % 2) ^ group  # (M, H, W): the pass in which each element is coded
         from_hyper = self.from_hyper(psi.permute(0, 2, 3, 1))
         parameters: Tensor | None = None
-        for index in range(self.PASSES):
+        for index in range(QuadtreeOrder.PASSES):
             hidden = from_hyper
             if index:
                 hidden = hidden + self._context([self.convolutions[index - 1]], y_hat * (turn < index))

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agvae.models.agvae import AGVAE
-from agvae.models.context import CHUNK, CellNetwork, Dense, SpatialContext
-from agvae.models.gain import GainUnit
+from agvae.models.coding_order import CHUNK
+from agvae.models.context import CellNetwork, CodingContext, Dense, SpatialContext
+from agvae.models.gain import GainUnit, interpolate
 
 ONE = 2.0**12
 """Units in 1."""
@@ -188,6 +189,33 @@ class ExactNetwork(CellNetwork):
         return super().forward(features.double(), gathered).div_(ONE).float()
 
 
+class ExactContext(CodingContext):
+    """A context with its networks in fixed point; its first layer of h_s's output is the last one of h_s here."""
+
+    def __init__(self, context: SpatialContext):
+        super().__init__(context.order, context.feature_channels, context.feature_channels)
+        done: dict[Dense, ExactDense] = {}
+
+        def convert(name: str, dense: Dense, given: float = 0.0) -> ExactDense:
+            # Networks share layers.
+            if dense not in done:
+                done[dense] = ExactDense(f"context.{name}", dense, given)
+            return done[dense]
+
+        self._networks = nn.ModuleList(
+            ExactNetwork(
+                [convert("convolutions", dense) for dense in network.convolutions],
+                convert("from_context", network.join, given=LIMIT),
+                convert("head.1", network.hidden),
+                convert("head.3", network.last),
+            )
+            for network in context.networks()
+        )
+
+    def networks(self) -> nn.ModuleList:
+        return self._networks
+
+
 class ExactGain(nn.Module):
     """A gain unit whose inverse gain is the same on every machine; the gain itself only the encoder needs."""
 
@@ -202,13 +230,10 @@ class ExactGain(nn.Module):
 
     def inverse(self, quality: Tensor | float) -> Tensor:
         """`GainUnit.inverse` in fixed point, float64, at a quality that float64 holds exactly."""
-        logs = self.unit.log_inverse.double().cpu().numpy()
-        quality = np.asarray(torch.as_tensor(quality, dtype=torch.float64).cpu())
-        lower = np.floor(quality).astype(np.int64)
-        upper = np.minimum(lower + 1, self.levels - 1)
-        weight = (quality - lower)[..., None]
-        logs = logs[lower] + weight * (logs[upper] - logs[lower])
-        inverse = torch.from_numpy(_exp(logs)).mul_(ONE).round_().clamp_(-LIMIT, LIMIT) / ONE
+        logs = self.unit.log_inverse.double().cpu()
+        quality = torch.as_tensor(quality, dtype=torch.float64).cpu()
+        logs = interpolate(logs, quality, lambda lower, upper, share: lower + share * (upper - lower))
+        inverse = torch.from_numpy(_exp(logs.numpy())).mul_(ONE).round_().clamp_(-LIMIT, LIMIT) / ONE
         return inverse.to(self.unit.log_inverse.device)
 
 
@@ -230,7 +255,8 @@ def exact(model: AGVAE) -> AGVAE:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     layers = _convert("h_s", model.h_s)
     if isinstance(model.context, SpatialContext):
-        model.context = _exact_context(model.context, layers)
+        layers.append(ExactConv("context.from_hyper", _as_convolution(model.context.from_hyper)))
+        model.context = ExactContext(model.context)
     else:
         layers.append(FromUnits())
     model.h_s = nn.Sequential(ToUnits(), *layers)
@@ -259,31 +285,8 @@ def _convert(name: str, module: nn.Sequential) -> list[nn.Module]:
     return layers
 
 
-def _exact_context(context: SpatialContext, h_s: list[nn.Module]) -> SpatialContext:
-    """The context with its networks in fixed point; its first layer of h_s's features moves to the end of `h_s`."""
-    from_hyper = nn.Conv2d(context.from_hyper.in_features, context.from_hyper.out_features, 1)
-    from_hyper.weight.data = context.from_hyper.weight[:, :, None, None]
-    from_hyper.bias.data = context.from_hyper.bias
-    h_s.append(ExactConv("context.from_hyper", from_hyper))
-    context.hyper_channels = context.from_hyper.out_features
-    context.from_hyper = nn.Identity()
-    networks = nn.ModuleList()
-    done: dict[Dense, ExactDense] = {}
-
-    def convert(name: str, dense: Dense, given: float = 0.0) -> ExactDense:
-        # Networks share layers.
-        if dense not in done:
-            done[dense] = ExactDense(f"context.{name}", dense, given)
-        return done[dense]
-
-    for network in context.networks():
-        networks.append(
-            ExactNetwork(
-                [convert("convolutions", dense) for dense in network.convolutions],
-                convert("from_context", network.join, given=LIMIT),
-                convert("head.1", network.hidden),
-                convert("head.3", network.last),
-            )
-        )
-    context.coding = networks
-    return context
+def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
+    """The 1×1 convolution that does to each position of a map what `linear` does to a vector."""
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    conv.weight.data, conv.bias.data = linear.weight[:, :, None, None], linear.bias
+    return conv

@@ -1,5 +1,7 @@
 """Gain units: per-channel scaling of the latent that turns one model into every rate (AG-VAE §3)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,13 @@ class GainUnit(nn.Module):
             check_quality(quality, self.levels)
         quality = torch.as_tensor(quality, dtype=logs.dtype, device=logs.device)
         quality = quality.clamp(0, self.levels - 1)  # to look into a tensor would wait for a GPU
-        lower = quality.floor().long()
-        upper = (lower + 1).clamp(max=self.levels - 1)
-        weight = (quality - lower).unsqueeze(-1)
-        return torch.lerp(logs[lower], logs[upper], weight).exp()
+        return interpolate(logs, quality, torch.lerp).exp()
+
+
+def interpolate(logs: Tensor, quality: Tensor, blend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """The rows of `logs` (levels, channels) at `quality` = s + l, any shape: (…, channels).
+
+    `blend` computes (1 − l)·row s + l·row s+1 from (row s, row s+1, l), in the arithmetic of whoever calls."""
+    lower = quality.floor().long()
+    upper = (lower + 1).clamp(max=len(logs) - 1)
+    return blend(logs[lower], logs[upper], (quality - lower).unsqueeze(-1))

@@ -1,16 +1,7 @@
 """Quantisers: what stands in for rounding while training, and rounding itself."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
-
-
-class Quantized(NamedTuple):
-    """A latent as the two halves of the loss see it in training, both of the latent's shape."""
-
-    rate: Tensor
-    distortion: Tensor
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -32,13 +23,14 @@ def add_dither(x: Tensor) -> Tensor:
 QUANTIZERS = ("universal", "noise", "mixed")
 
 
-def quantize_training(x: Tensor, name: str, offset: Tensor | float = 0.0) -> Quantized:
-    """`x` quantised for training by the quantiser `name`.
+def quantize_for_rate(x: Tensor, name: str) -> Tensor:
+    """`x` as the quantiser `name` gives it to the rate in training: dithered for `universal`, else noisy."""
+    return add_dither(x) if name == "universal" else add_noise(x)
 
-    `universal` and `noise` give both halves the same values; `mixed` gives the rate noise and the distortion
-    rounding to `offset` + integers with the gradient of the identity (Minnen & Singh 2020)."""
-    if name == "universal":
-        dithered = add_dither(x)
-        return Quantized(dithered, dithered)
-    noisy = add_noise(x)
-    return Quantized(noisy, round_ste(x - offset) + offset if name == "mixed" else noisy)
+
+def quantize_for_distortion(x: Tensor, for_rate: Tensor, name: str, offset: Tensor) -> Tensor:
+    """The values that the distortion sees beside `for_rate`, those that the rate sees.
+
+    For `mixed` x is rounded to `offset` + integers, with the gradient of the identity (Minnen & Singh 2020). For
+    `universal` and `noise` both halves of the loss see the same values."""
+    return round_ste(x - offset) + offset if name == "mixed" else for_rate

@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from agvae.entropy.densities import lower_bound
 from agvae.models import winograd
 
-STRIDE_Y = 16
-STRIDE_Z = 64
-
 
 class Reach(NamedTuple):
     """How far an element of a network's output sees past its own cell of the coarser side, on each side of it.

@@ -1,49 +1,14 @@
-"""What a model does to the latent of a picture: the symbols, the distributions that code them, and where bits go."""
+"""The distributions that code a latent: the nearest Gaussian, the histogram to expect, and where bits go."""
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from agvae.entropy.densities import LIKELIHOOD_MIN, TAIL_RATIO, likelihood, scale_min
-from agvae.models import AGVAE
-from agvae.models.agvae import Parameters
-from agvae.models.context import Cell
-
-
-class CodedLatent(NamedTuple):
-    """The latents of pictures at one quality, each tensor (B, M, H/16, W/16) but z_bits, (B, N, H/64, W/64).
-
-    y_bar is ȳ, the gained latent; symbols are the integers coded, round(ȳ − μ); `parameters` are what the model expects
-    of ȳ; y_bits and z_bits are the model's own rate of each element."""
-
-    y_bar: Tensor
-    symbols: Tensor
-    parameters: Parameters
-    y_bits: Tensor
-    z_bits: Tensor
-
-
-@torch.no_grad()
-def coded_latent(model: AGVAE, y: Tensor, quality: float) -> CodedLatent:
-    """What is coded at `quality` of y = g_a(x), (B, M, H/16, W/16), H and W multiples of the model's stride.
-
-    With a codec's model and the `y` of its `analyze` these are the very symbols of a file at that quality, and the sum
-    of their bits is its `estimate`."""
-    y_bar = model.scale(y, quality)
-    z_hat = model.hyper_symbols(model.hyper_analyze(y_bar, quality)) + model.prior.medians
-    symbols, mu, sigma_l, sigma_r, probability = (torch.empty_like(y_bar) for _ in range(5))
-
-    def record(cell: Cell, coded: Tensor, parameters: Parameters) -> None:
-        parts = (coded, *parameters, model.likelihood(coded + parameters.mu, parameters))
-        for whole, part in zip((symbols, mu, sigma_l, sigma_r, probability), parts, strict=True):
-            whole.flatten(2).transpose(1, 2)[:, cell.positions, cell.channels] = part
-
-    model.encode(y_bar, model.hyper_synthesize(z_hat, quality), record)
-    parameters = Parameters(mu, sigma_l, sigma_l if model.symmetric else sigma_r)
-    return CodedLatent(y_bar, symbols, parameters, -probability.log2(), -model.prior(z_hat).log2())
+from agvae.models.agvae import CodedLatent, Parameters
+from agvae.strides import Y_PER_Z
 
 
 def gaussian_of(parameters: Parameters, form: str, tail: float = 0.0) -> Parameters:
@@ -79,6 +44,5 @@ def expected_histogram(centres: Tensor, parameters: Parameters, form: str, tail:
 
 def bit_map(coded: CodedLatent) -> Tensor:
     """(B, H/16, W/16): bits spent at each place, those of z spread evenly over the 16 latents that each serves."""
-    cells = coded.y_bits.shape[2] // coded.z_bits.shape[2]
-    z_bits = coded.z_bits.sum(1, keepdim=True) / cells**2
-    return coded.y_bits.sum(1) + F.interpolate(z_bits, scale_factor=cells, mode="nearest")[:, 0]
+    z_bits = coded.z_bits.sum(1, keepdim=True) / Y_PER_Z**2
+    return coded.y_bits.sum(1) + F.interpolate(z_bits, scale_factor=Y_PER_Z, mode="nearest")[:, 0]

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from agvae.codec import Codec
     from agvae.evaluation import Curve
     from agvae.evaluation.classical import ClassicalCodec, Coded
-    from agvae.models.agvae import Parameters
-    from agvae.reporting.latents import CodedLatent
+    from agvae.models.agvae import CodedLatent, Parameters
     from agvae.reporting.paper_figures import Box, Decoded, Histogram, LatentRow
 
 _OURS = {"mse": "AG-VAE [MSE]", "msssim": "AG-VAE [MS-SSIM]"}
@@ -249,11 +248,10 @@ class LatentView:
         """At a target of `Codec.compress`; raises DataError if the model cannot meet it."""
         from agvae.codec.bitstream import quality_of
         from agvae.metrics import psnr
-        from agvae.reporting.latents import coded_latent
 
         latent = codec.analyze(image)
         data = _compressed(codec, latent, picture, **target)
-        coded = coded_latent(codec.model, latent.y, quality_of(data))
+        coded = codec.model.code(latent.y, quality_of(data))
         bpp = 8 * len(data) / (image.shape[0] * image.shape[1])
         return cls(codec, picture, bpp, psnr(image, codec.decompress(data)), coded)
 

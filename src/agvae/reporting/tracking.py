@@ -24,7 +24,6 @@ from agvae.facts import model_facts
 from agvae.metrics import ms_ssim_db
 from agvae.models import AGVAE
 from agvae.reporting.figures import channel_rate_figure, gain_figure, rd_figure, reconstruction_figure, rendered
-from agvae.reporting.latents import coded_latent
 
 IMAGE_COLUMNS = ("step", "image", "quality", "bpp", "psnr", "ms_ssim")
 CURVE_COLUMNS = ("step", "quality", "bpp", "psnr", "ms_ssim", "ms_ssim_db")
@@ -266,7 +265,7 @@ def _skew(model: AGVAE, x: Tensor) -> dict[int, np.ndarray]:
     """log σ_l − log σ_r of each element of y, by level; nothing for a symmetric model."""
     if model.symmetric:
         return {}
-    of_levels = ((level, coded_latent(model, model.g_a(x), level).parameters) for level in range(model.levels))
+    of_levels = ((level, model.code(model.g_a(x), level).parameters) for level in range(model.levels))
     return {level: _numpy((p.sigma_l.log() - p.sigma_r.log()).flatten()) for level, p in of_levels}
 
 

@@ -1,0 +1,43 @@
+"""The codec that a command asks for: by a model's name or file, or by the file that it is to decode."""
+
+import torch
+
+from agvae.codec import model_file
+from agvae.codec.bitstream import BitstreamError
+from agvae.codec.codec import Codec
+from agvae.errors import ConfigError, DataError
+
+
+def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
+    """The codec of a shipped model, a .safetensors file or a training checkpoint, as the commands take them.
+
+    Raises ConfigError for a device that cannot be had or has no exact float64, and DataError for a model that cannot
+    be used."""
+    _check_device(device)
+    load = Codec.from_checkpoint if name_or_path.endswith(".ckpt") else Codec.load
+    try:
+        return load(name_or_path, device)
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from error
+
+
+def codec_for(fingerprint: bytes, device: str = "cpu") -> Codec:
+    """The codec of the shipped model with the fingerprint that a file's header names.
+
+    Raises ConfigError for a device as `open_codec` does, and BitstreamError if no shipped model has it."""
+    _check_device(device)
+    found = model_file.find(fingerprint)
+    if found is None:
+        raise BitstreamError(
+            f"made by the model {fingerprint.hex()}, which does not come with agvae; give its file with --model"
+        )
+    name, model = found
+    return Codec(model, name, device)
+
+
+def _check_device(device: str) -> None:
+    """Raise ConfigError for a device that cannot be had."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"device {device} cannot be used: {str(error).splitlines()[0].partition('. ')[0]}") from None

@@ -1,0 +1,119 @@
+"""Latents to streams and back, without pictures and headers; and the model that a file needs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, lively_model, recording
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from agvae.codec import BitstreamError, Codec, codec_for, model_file
+from agvae.codec.bitstream import pack, unpack
+from agvae.entropy.coder import CodingError
+from agvae.models.context import CONTEXTS
+
+
+@pytest.fixture(params=sorted(CONTEXTS))
+def codec(tiny_config, request):
+    tiny_config["context"]["name"] = request.param
+    return Codec(model_file.from_model(lively_model(tiny_config)))
+
+
+@pytest.fixture
+def image(photo):
+    return photo.crop((0, 0, 130, 70))
+
+
+@torch.inference_mode()
+def test_a_latent_comes_back_and_costs_what_the_model_says(codec, image):
+    latents, y = codec.latent_codec, codec.analyze(image).y
+    y_bar = codec.model.scale(y, 1.25)
+    coding = latents.encode(y_bar.clone(), 1.25)
+    stream = coding.encoder.finish()
+    height, width = coding.z_symbols.shape[2:]
+    assert torch.equal(latents.decode(stream, 1.25, height, width), coding.y_hat)
+    bits = latents.bits(y_bar, 1.25).item()
+    assert latents.least_bits(height, width) <= bits <= 8 * len(stream)
+    coded = codec.model.code(y, 1.25)
+    assert torch.equal(coded.y_hat, coding.y_hat)
+    assert torch.equal(coded.z_symbols, coding.z_symbols)
+    assert (coded.y_bits.sum() + coded.z_bits.sum()).item() == pytest.approx(bits, rel=1e-5)
+    with pytest.raises(CodingError):
+        latents.decode(stream, 1.25, height, width, checksum=1)
+
+
+@torch.inference_mode()
+def test_an_encoder_may_choose_another_latent_and_other_symbols_of_z(codec, image):
+    """What a search finds is coded as it is, and the decoder needs to know nothing of it."""
+    header = unpack(codec.compress(image, quality=1.25)).header
+    y_bar = 0.7 * codec.model.scale(codec.analyze(image).y, 1.25)
+    generator = torch.Generator().manual_seed(0)
+    z_symbols = torch.randint(-3, 4, (1, codec.model.N, 2, 3), generator=generator).float()
+    coding = codec.latent_codec.encode(y_bar.clone(), 1.25, z_symbols, header.checksum)
+    assert (coding.y_hat - y_bar).abs().max() <= 0.501
+    stream = coding.encoder.finish()
+    assert torch.equal(codec.latent_codec.decode(stream, 1.25, 2, 3, header.checksum), coding.y_hat)
+    decoded, z, _ = recording(codec, pack(header, stream))
+    assert np.array_equal(z, z_symbols.numpy().ravel())
+    assert decoded.size == image.size
+    assert codec.latent_codec.bits(y_bar, 1.25, z_symbols).item() <= 8 * len(stream)
+
+
+def test_a_latent_can_be_compressed_again_whatever_the_gain(photo):
+    """ŷ is written in the place of ȳ, but never in that of the latent."""
+    for gain in ({"name": "none", "levels": 1}, {"name": "cvr", "levels": 3}):
+        codec = Codec(model_file.from_model(lively_model(TINY | {"gain": gain})))
+        latent = codec.analyze(photo.crop((0, 0, 80, 70)))
+        before = latent.y.clone()
+        assert codec.compress(latent, quality=0) == codec.compress(latent, quality=0)
+        assert torch.equal(latent.y, before)
+
+
+def test_a_file_whose_header_has_been_read_is_decompressed(codec, image):
+    data = codec.compress(image, quality=1)
+    assert codec.decompress(unpack(data)).tobytes() == codec.decompress(data).tobytes()
+
+
+# ------------------------------------------------ the model that a file needs
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """Three models that come with the package; the names of those that are read whole."""
+    monkeypatch.setattr(model_file, "MODELS_FOLDER", tmp_path)
+    for seed, name in enumerate("abc"):
+        model_file.from_model(lively_model(TINY, seed=seed)).save(tmp_path / f"{name}.safetensors")
+    loaded, load = [], model_file.load
+    monkeypatch.setattr(model_file, "load", lambda name: loaded.append(name) or load(name))
+    return loaded
+
+
+def restate(path, fingerprint):
+    """Change what a model file says its fingerprint is; None for a file that says nothing."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        metadata = json.loads(file.metadata()["agvae"])
+    del metadata["info"]["fingerprint"]
+    metadata["info"] |= {"fingerprint": fingerprint} if fingerprint else {}
+    save_file(tensors, path, {"agvae": json.dumps(metadata)})
+
+
+def test_the_model_that_made_a_file_is_read_once_and_no_other_is(shipped):
+    wanted = model_file.load("b").fingerprint
+    shipped.clear()
+    codec = codec_for(wanted)
+    assert (codec.name, codec.fingerprint, shipped) == ("b", wanted, ["b"])
+    with pytest.raises(BitstreamError, match="does not come with agvae"):
+        codec_for(b"none")
+
+
+def test_model_files_without_a_fingerprint_are_found_and_false_ones_are_not_believed(shipped, tmp_path):
+    a, b, c = (model_file.load(name).fingerprint for name in "abc")
+    restate(tmp_path / "b.safetensors", None)
+    restate(tmp_path / "a.safetensors", c.hex())
+    assert codec_for(b).name == "b"
+    assert codec_for(c).name == "c"
+    with pytest.raises(BitstreamError, match="does not come with agvae"):
+        codec_for(a)
