@@ -471,7 +471,7 @@ def test_work_of_a_moment_shows_no_bar(folder, capsys, monkeypatch):
 
 
 def test_help_and_version_need_nothing_heavy(capsys):
-    code = "import sys, agvae.cli; agvae.cli._parser().format_help(); print(*sys.modules)"
+    code = "import sys, agvae.cli; agvae.cli.parser.make_parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "PIL", "tqdm"} & set(done.stdout.split())
     for arguments in ((), ("--help",), ("compress", "--help"), ("decompress", "--help"), ("info", "--help")):
@@ -499,7 +499,7 @@ def test_the_command_and_the_library_have_the_same_limit_of_pixels():
     from agvae.images import MAX_PIXELS
 
     for name in ("compress", "decompress"):
-        assert cli._parser().parse_args([name, "a", "b"]).max_pixels == MAX_PIXELS
+        assert cli.parser.make_parser().parse_args([name, "a", "b"]).max_pixels == MAX_PIXELS
 
 
 def test_info_says_what_is_inside(folder, capsys):

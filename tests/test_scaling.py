@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from agvae.cli import main
 from agvae.data import DataConfig, ImageDataModule, evaluation_images, list_images
 from agvae.data.datasets import collate
-from agvae.data.sampling import ShardStream, StreamSampler
+from agvae.data.sample_stream import ShardStream, StreamSampler
 from agvae.data.shards import INDEX, read_index, write_shards
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError

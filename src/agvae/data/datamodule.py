@@ -30,7 +30,7 @@ from agvae.data.datasets import (
     read_headers,
 )
 from agvae.data.layouts import find_files, hold_out, list_images
-from agvae.data.sampling import SampleStream, ShardStream, StreamSampler
+from agvae.data.sample_stream import SampleStream, ShardStream, StreamSampler
 from agvae.data.shards import ShardImages, read_index
 from agvae.errors import ConfigError, DataError
 
