@@ -21,8 +21,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from agvae.errors import ConfigError, JobError
 from agvae.models import AGVAE
 from agvae.reporting import dashboard
-from agvae.training import runs
 from agvae.training.losses import level_lambdas
+from agvae.training.multirun import run_job
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
@@ -129,7 +129,7 @@ def test_each_run_of_several_is_a_process_started_as_if_alone(tmp_path):
     here = Path.cwd()
     os.chdir(tmp_path)
     try:
-        runs.run_job(str(script), job(tmp_path, "seed=1"))
+        run_job(str(script), job(tmp_path, "seed=1"))
     finally:
         os.chdir(here)
     told = (tmp_path / "told").read_text().splitlines()
@@ -143,7 +143,7 @@ def test_a_failed_run_of_several_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("raise SystemExit(2)")
     with pytest.raises(JobError, match=r"run 3, in .*here, ended with status 2"):
-        runs.run_job(str(script), job(tmp_path))
+        run_job(str(script), job(tmp_path))
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from agvae.codec import model_file
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError
 from agvae.training import loggers
-from agvae.training.callbacks import EMA, Interrupted, LastCheckpoint
+from agvae.training.callbacks import EMA
+from agvae.training.checkpoints import Interrupted, LastCheckpoint
 from agvae.training.losses import level_lambdas, level_weights, ms_ssim_distortion, mse
 from agvae.training.module import AGVAEModule, step_seed
 from agvae.training.optimization import build_optimizer, build_scheduler

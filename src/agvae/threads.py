@@ -7,7 +7,11 @@ Passive threads sleep instead.
 
 import math
 import os
+import time
 from pathlib import Path
+from typing import NamedTuple
+
+from agvae.errors import ConfigError
 
 CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -21,23 +25,60 @@ def wait_passively() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
-def use_threads(count: int | None) -> None:
+def use_threads(count: int | None, only_free: bool = False) -> None:
     """Let torch use `count` threads; for None as many as the user has set, or at most one on each allowed core.
 
-    A given count also holds for processes that this one starts."""
+    With `only_free`, cores that other processes keep busy are left out: even a thread that waits passively is late
+    where it has to share. They are measured while torch is loaded, and so not where it is loaded already. A given count also
+    holds for processes that this one starts. Raises ConfigError unless it is positive."""
+    if count is not None and (type(count) is not int or count < 1):
+        raise ConfigError(f"threads must be a positive integer or null, not {count}")
+    start = _Moment.now()
     import torch
 
     if count is not None:
         os.environ["OMP_NUM_THREADS"] = str(count)
         torch.set_num_threads(count)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), allowed_cores()))
+        busy = round(_Moment.now().used_by_others_since(start)) if only_free else 0
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), allowed_cores(), len(_affinity()) - busy)))
+
+
+class _Moment(NamedTuple):
+    """A moment, and the processor time used up to it by this process, and by all processes on its cores; seconds."""
+
+    clock: float
+    own: float
+    all: float
+
+    @classmethod
+    def now(cls) -> "_Moment":
+        return cls(time.perf_counter(), time.process_time(), _busy_seconds())
+
+    def used_by_others_since(self, start: "_Moment") -> float:
+        """How many cores other processes have used on average; 0 for less than the 0.2 s that make a measurement."""
+        elapsed = self.clock - start.clock
+        return ((self.all - start.all) - (self.own - start.own)) / elapsed if elapsed > 0.2 else 0.0
+
+
+def _busy_seconds() -> float:
+    """Processor time of all processes on the cores that this one may use, since the machine started; 0 off Linux."""
+    names = {f"cpu{core}" for core in _affinity()}
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        ticks = sum(sum(map(int, line[1:4])) for line in lines if line[0] in names)  # user, nice, system
+        return ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def allowed_cores() -> int:
     """How many cores this process may use: its affinity, and the processor time that its control groups grant."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(share) for share in _granted())]))
+    return max(1, min([len(_affinity()), *(math.ceil(share) for share in _granted())]))
 
 
 def _granted() -> list[float]:

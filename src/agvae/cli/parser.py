@@ -135,7 +135,7 @@ def _add_coding_options(command: Parser, default_model: str) -> None:
     )
     command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
     command.add_argument(
-        "--threads", type=count, metavar="N", help="threads on the CPU (default: the cores that this process may use)"
+        "--threads", type=count, metavar="N", help="threads on the CPU (default: one for each free core)"
     )
 
 

@@ -5,16 +5,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from agvae.data import Batch
+from agvae.data.datamodule import batches_done
 from agvae.errors import ConfigError, numbers
 from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, psnr_of_mse
 from agvae.models import AGVAE
 from agvae.quality import check_quality, half_levels
+from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
     DISTORTIONS,
@@ -122,8 +123,8 @@ class AGVAEModule(LightningModule):
         Levels and noise depend on nothing but the seed, the rank and the number of batches done, so that a resumed
         run draws what the uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all
         gradients NaN, and so, summed over ranks, those of every rank."""
-        batches_done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, batches_done))
+        done = batches_done(self.trainer)
+        torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, done))
         x = self.pixels(batch.image)
         level = self.draw_levels(len(x))
         out = self.model(x, level.float())
@@ -196,7 +197,7 @@ class AGVAEModule(LightningModule):
     def _gradient_norm(self, parameters: list[nn.Parameter]) -> Tensor:
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         # Under FSDP each process holds a share of each gradient.
-        if isinstance(getattr(self._trainer, "strategy", None), FSDPStrategy):
+        if is_sharded(trainer_of(self)):
             norm = self.trainer.strategy.reduce(norm.to(self.device).square(), reduce_op="sum").sqrt()
         return norm
 

@@ -32,7 +32,7 @@ def compress(options: argparse.Namespace) -> int:
         from agvae.quality import check_quality
         from agvae.threads import use_threads
 
-        use_threads(options.threads)
+        use_threads(options.threads, only_free=True)
         loaded = open_codec(options.model or DEFAULT_MODEL, options.device)
         if not target:
             target["quality"] = (loaded.levels - 1) / 2

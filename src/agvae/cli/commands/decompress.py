@@ -28,7 +28,7 @@ def decompress(options: argparse.Namespace) -> int:
         from agvae.codec import open_codec
         from agvae.threads import use_threads
 
-        use_threads(options.threads)
+        use_threads(options.threads, only_free=True)
         return open_codec(name, options.device)
 
     model_of = functools.cache(_model_of)
