@@ -7,7 +7,10 @@ from omegaconf import DictConfig
 
 from agvae.engine import train
 from agvae.errors import exit_on_error, run_hydra
+from agvae.training import directories
 from agvae.training.multirun import run_job
+
+directories.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

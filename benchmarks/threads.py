@@ -2,9 +2,9 @@
 
 python benchmarks/threads.py [--rounds N] [--model M]
 
-In each round `agvae compress --psnr 32` and `agvae decompress` run once in each way on a photograph, on the machine as it
-is and then beside a process that keeps one core busy. The ways take turns, so that other work on the machine meets all
-alike. The tables are medians in seconds, start of the command included, and each relative to one thread.
+In each round `agvae compress --psnr 32` and `agvae decompress` run once in each way on a photograph: on the machine as
+it is, and then beside a process that keeps one core busy. The ways take turns, so that other work on the machine meets
+all alike. The tables are medians in seconds, start of the command included, and each relative to one thread.
 """
 
 import argparse

@@ -176,6 +176,7 @@ def test_errors_are_one_line_and_leave_no_file(folder, capsys, arguments, status
         ("--psnr", ["nan", "-3", "inf"]),
         ("--ms-ssim", ["0", "1.5", "nan"]),
         ("--max-pixels", ["0", "-1", "x"]),
+        ("--threads", ["0", "-1", "1.5", "all"]),
     ],
 )
 def test_targets_that_mean_nothing_are_wrong_usage(capsys, option, values):
@@ -340,6 +341,15 @@ def test_a_pipe_that_nobody_reads_is_an_error_of_one_line(folder):
     done = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "agvae: standard output: Broken pipe\n")
+
+
+def test_lines_of_text_that_nobody_reads_any_more_are_no_error(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = command("info", "photo.agv", "photo.agv")
+    done = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has the device")

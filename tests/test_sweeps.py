@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -61,6 +62,11 @@ def wandb_grid(name: str) -> list[list[str]]:
         {key: {"value": value} for key, value in zip(keys, point, strict=True)} for point in itertools.product(*axes)
     )
     return [create_sweep_command_args({"args": point})["args_no_hyphens"] for point in points]
+
+
+def test_the_files_for_wandb_are_those_made_from_the_grids():
+    made = runpy.run_path(str(ROOT / "sweeps" / "make.py"))["sweep_files"]()
+    assert made == {path: path.read_text() for path in (ROOT / "sweeps").glob("*.yaml")}
 
 
 def test_there_is_a_sweep_for_each_question():

@@ -233,7 +233,7 @@ def inject(monkeypatch):
                 super().__init__(*args, callbacks=[*extra, *callbacks], **kwargs)
 
         extra = list(callbacks)
-        monkeypatch.setattr("lightning.Trainer", Trainer)
+        monkeypatch.setattr("agvae.training.trainer.Trainer", Trainer)
 
     return add
 

@@ -4,7 +4,7 @@ import json
 import logging
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,7 +44,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     results = output / "results" / evaluation.slug(dataset)
     results.mkdir(parents=True, exist_ok=True)  # what cannot be written fails before anything is measured
 
-    measured = evaluation.evaluate_codecs([model, *others], paths)
+    codecs: list[Any] = [model, *others]
+    measured = evaluation.evaluate_codecs(codecs, paths)
     if not measured.rows:
         reasons = [f"{path}: {reason}" for path, reason in measured.skipped.items()]
         raise DataError("no image was evaluated" + (f"; {reasons[0]}" if reasons else ": interrupted"))
@@ -73,7 +74,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "checkpoint": str(cfg.checkpoint),
         "model": ours.name,
         "missing_codecs": {
-            name: {"reason": reason, "published": stand_ins[name] and stand_ins[name].name}
+            name: {"reason": reason, "published": getattr(stand_ins[name], "name", None)}
             for name, reason in missing.items()
         },
         "bd_rate": rates,
@@ -115,7 +116,7 @@ def _classical_codecs(cfg: DictConfig) -> tuple[list, dict[str, str]]:
     """The codecs of cfg.codecs that can be run, and for each of the others how to get it."""
     from agvae.evaluation import MissingCodecError, classical_codec
 
-    programs = OmegaConf.to_container(cfg.programs, resolve=True)
+    programs = cast(dict[str, Any], OmegaConf.to_container(cfg.programs, resolve=True))
     codecs, missing = [], {}
     for name in dict.fromkeys(map(str, _as_list(cfg.codecs))):
         try:
@@ -155,7 +156,7 @@ def train(cfg: DictConfig) -> Any:
     from agvae.training.trainer import build_trainer
 
     launch.quiet()
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     use_threads(config["threads"])
     run_dir = directories.made(config["run_dir"])
     _check(config)

@@ -5,7 +5,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba
 from numba import njit
@@ -22,14 +22,15 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
             return njit(cache=True, **options)(function)
         except RuntimeError:  # numba finds no folder for its cache
             pass
-        folder, before = _private_folder(), numba.config.CACHE_DIR
+        folder, settings = _private_folder(), cast(Any, numba.config)
         if folder is None:
             return njit(**options)(function)
+        before = settings.CACHE_DIR
         try:
-            numba.config.CACHE_DIR = str(folder)
+            settings.CACHE_DIR = str(folder)
             return njit(cache=True, **options)(function)
         finally:
-            numba.config.CACHE_DIR = before
+            settings.CACHE_DIR = before
 
     return compile_lazily
 

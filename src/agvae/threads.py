@@ -29,8 +29,9 @@ def use_threads(count: int | None, only_free: bool = False) -> None:
     """Let torch use `count` threads; for None as many as the user has set, or at most one on each allowed core.
 
     With `only_free`, cores that other processes keep busy are left out: even a thread that waits passively is late
-    where it has to share. They are measured while torch is loaded, and so not where it is loaded already. A given count also
-    holds for processes that this one starts. Raises ConfigError unless it is positive."""
+    where it has to share. They are measured while torch is loaded, and so not where it is loaded already.
+
+    A given count also holds for processes that this one starts. Raises ConfigError unless it is positive."""
     if count is not None and (type(count) is not int or count < 1):
         raise ConfigError(f"threads must be a positive integer or null, not {count}")
     start = _Moment.now()

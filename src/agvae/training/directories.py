@@ -50,7 +50,9 @@ def agreed_directory(new: str) -> str:
     return new
 
 
-OmegaConf.register_new_resolver("run_directory", run_directory, use_cache=True)
+def register() -> None:
+    """Make `${run_directory:…}` known to the configuration."""
+    OmegaConf.register_new_resolver("run_directory", run_directory, use_cache=True, replace=True)
 
 
 def made(directory: str) -> Path:

@@ -33,7 +33,7 @@ def opening(
     yield f"run:        {run_dir}" + (f", from step {first_step}" if first_step is not None else "")
     yield f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}"
     yield f"levels:     {module.model.levels}, λ = {', '.join(f'{value:.4g}' for value in module.lambdas)}"
-    yield f"data:       {len(data.patches)} images to train on, {len(data.pictures)} to validate on"
+    yield f"data:       {len(data.patches or ())} images to train on, {len(data.pictures or ())} to validate on"
     yield f"batch:      {_batch(trainer, config['data']['batch_size'])}"
     yield f"rate:       {config['optimizer']['lr']:g}, {config['scheduler']['name']}, on any number of devices"
     yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"

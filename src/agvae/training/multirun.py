@@ -5,12 +5,12 @@ import subprocess
 import sys
 from typing import Any
 
-from omegaconf import DictConfig
+from hydra.conf import HydraConf
 
 from agvae.errors import JobError
 
 
-def run_job(script: str, hydra: DictConfig) -> None:
+def run_job(script: str, hydra: HydraConf) -> None:
     """Run one job of a Hydra multirun as `script` in a process of its own, as if it had been started alone.
 
     A process started for one run is what Lightning's launcher of several devices copies, and nothing of a run, from
