@@ -6,7 +6,7 @@ import torch
 
 from agvae.data import drawn
 from agvae.data.datasets import Patches
-from agvae.data.sampling import SampleStream
+from agvae.data.sample_stream import SampleStream
 
 
 class OneGreyImage:

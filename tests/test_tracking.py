@@ -24,7 +24,7 @@ from agvae.errors import ConfigError
 from agvae.evaluation import published_curves
 from agvae.reporting import dashboard, tracking
 from agvae.training import environment, loggers
-from agvae.training.metrics import RDCurve
+from agvae.training.rd_curve import RDCurve
 
 CONF = Path(__file__).parents[1] / "conf"
 

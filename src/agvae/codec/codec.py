@@ -195,10 +195,10 @@ class Codec:
 
     def _reaching(self, latent: Latent, header: Header, target: float, metric: str) -> bytes:
         """The smallest file whose decoded picture has a metric of at least `target`."""
-        if metric == "ms_ssim" and min(header.width, header.height) <= metrics.MS_SSIM_LARGEST_REFUSED_SIDE:
+        if metric == "ms_ssim" and min(header.width, header.height) < metrics.MS_SSIM_SMALLEST_SIDE:
             raise TargetError(
                 f"MS-SSIM is not defined for a picture of {header.width}×{header.height}: five scales need sides "
-                f"over {metrics.MS_SSIM_LARGEST_REFUSED_SIDE} pixels"
+                f"of at least {metrics.MS_SSIM_SMALLEST_SIDE} pixels"
             )
         measure = partial(getattr(metrics, metric), latent.picture.pixels)
 

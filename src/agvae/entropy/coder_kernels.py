@@ -6,9 +6,9 @@ passes an array counts its references, atomically, which takes longer than codin
 """
 
 import numpy as np
-from numba import njit
 
 from agvae.entropy.tables import PRECISION, SYMBOL_LIMIT, TOTAL
+from agvae.machine_code import compiled
 
 WORDS_PER_SYMBOL = 4
 """A symbol has at most four steps (class or z's entry, magnitude or side, length, bits), each with at most one word.
@@ -30,7 +30,7 @@ _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _LENGTH_BITS = 5
 _MAX_LENGTH = 24
 
-_kernel = njit(cache=True, nogil=True, error_model="numpy")
+_kernel = compiled(nogil=True, error_model="numpy")
 
 
 @_kernel
