@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agvae.models import layers
+from agvae.models import kernels, layers
+from agvae.models.exact import LIMIT, ExactConv
 from agvae.models.kernels import depthwise, gdn, phases, winograd
 from agvae.models.transforms import minnen2018
 
@@ -124,6 +125,22 @@ def test_depthwise_blocks_in_runs_are_their_definition(shape, channels_last, mon
     torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=1e-5)
     assert (found.abs() == layers.STREAM_BOUND).any()
     assert torch.equal(x, given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("batch", "height", "width"), SIZES)
+def test_fewer_exact_products_give_the_same_to_the_last_bit(batch, height, width, monkeypatch):
+    monkeypatch.setattr(kernels.exact, "TILES", 4)
+    torch.manual_seed(0)
+    layer = ExactConv("layer", torch.nn.Conv2d(20, 6, 3, padding=1), 0.01)
+    edge = int(min(layer.fewer.limit, LIMIT)) - 1
+    x = torch.randint(-edge, edge + 1, (batch, 20, height, width)).float()
+    x[..., 0, 0] = edge * torch.ones(20).copysign(torch.randn(20))  # as large as it may be
+    assert layer.fewer.usable(x)
+    assert not layer.fewer.usable(x + layer.fewer.limit)
+    found = layer(x)
+    layer.fewer = None
+    assert torch.equal(found, layer(x))
 
 
 LAYERS = {

@@ -155,7 +155,7 @@ def depthwise(N: int, M: int, hyper_channels: int, blocks: int, H: int | None = 
         N=N,
         M=M,
         reach=Reach(2 + -(-blocks // 2), 2 + -(-blocks // 2), 4),
-        bytes_per_pixel=N + 20,
+        bytes_per_pixel=N / 3 + 32,
     )
 
 
