@@ -13,7 +13,7 @@ from agvae.data.bundled_photos import sample_photos
 from agvae.images import load_rgb
 from agvae.models import AGVAE
 from agvae.models.context import SpatialContext
-from agvae.models.transforms import DepthwiseBlock
+from agvae.models.layers import DepthwiseBlock
 
 ROOT = Path(__file__).parents[1]
 

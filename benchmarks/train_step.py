@@ -182,7 +182,7 @@ def step_flops(arguments):
     x = torch.rand(1, 3, arguments.patch, arguments.patch)
     # As a GPU computes them: Winograd's algorithm, which the CPU has, multiplies less.
     with (
-        mock.patch("agvae.models.transforms._takes_winograd", return_value=False),
+        mock.patch("agvae.models.kernels.winograd.pays", return_value=False),
         FlopCounterMode(display=False) as counter,
     ):
         rate_distortion(model(x), x)["loss"].backward()

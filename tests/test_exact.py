@@ -35,6 +35,8 @@ ENVIRONMENTS = {
     # The matrix products are MKL's, which heeds neither of the others' variables.
     "MKL of AVX2": {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"},
 }
+if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+    del ENVIRONMENTS["AVX-512"]  # torch takes the variable at its word and dies of an illegal instruction
 
 
 def configuration(transforms="minnen2018", context="none", entropy="asymmetric"):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from compressai.models import MeanScaleHyperprior
 from conftest import lively_model
 
@@ -11,7 +10,7 @@ from agvae.models import AGVAE, GainUnit
 from agvae.models.coding_order import Cell, WholeFeatures
 from agvae.models.context import CONTEXTS
 from agvae.models.quantization import QUANTIZERS, quantize_for_distortion, quantize_for_rate
-from agvae.models.transforms import GDN, TRANSFORMS, _NormaliseInRuns
+from agvae.models.transforms import TRANSFORMS
 
 CONTEXT_NAMES = sorted(CONTEXTS)
 
@@ -294,19 +293,3 @@ def test_parity_with_compressai_mean_scale_hyperprior():
     torch.testing.assert_close(out.x_hat, expected["x_hat"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(out.y_likelihoods, expected["likelihoods"]["y"], atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(out.z_likelihoods, expected["likelihoods"]["z"], atol=1e-5, rtol=1e-3)
-
-
-@pytest.mark.parametrize("inverse", [False, True])
-def test_gdn_in_runs_is_its_definition_and_has_its_gradients(inverse, monkeypatch):
-    monkeypatch.setattr(GDN, "RUN", 7)  # the last of 2·4·3 positions is a run of its own size
-    torch.manual_seed(0)
-    x = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
-    beta, gamma = torch.rand(5, dtype=torch.float64) + 0.5, torch.rand(5, 5, dtype=torch.float64)
-    arguments = (x, beta.requires_grad_(), gamma.requires_grad_(), inverse)
-    norm = F.conv2d(x**2, gamma[:, :, None, None], beta)
-    torch.testing.assert_close(_NormaliseInRuns.apply(*arguments), x * norm.pow(0.5 if inverse else -0.5))
-    assert torch.autograd.gradcheck(_NormaliseInRuns.apply, arguments)
-    layer = GDN(5, inverse).double()
-    with torch.autocast("cpu", torch.bfloat16):
-        autocast = layer(x)  # the definition, since autocast is to choose how it is computed
-    torch.testing.assert_close(autocast.double(), layer(x), rtol=2e-2, atol=1e-2)

@@ -25,6 +25,7 @@ from agvae.models.agvae import AGVAE
 from agvae.models.coding_order import CHUNK
 from agvae.models.context import CellNetwork, CodingContext, Dense, SpatialContext
 from agvae.models.gain import GainUnit, interpolate
+from agvae.models.kernels.exact import FewerProducts
 
 ONE = 2.0**12
 """Units in 1."""
@@ -107,7 +108,8 @@ class ExactConv(nn.Module):
 
     Computed as a sum of matrix products, one for each tap: libraries' convolutions may go through values that are not
     exact (Winograd, FFT). The rows of a tap's matrix are those of the padded map from some row on, margins included,
-    so that no tap needs a copy of its input; what comes out at the margins is dropped."""
+    so that no tap needs a copy of its input; what comes out at the margins is dropped. On a CPU a 3×3 convolution
+    takes fewer products where that is exact too, which gives the same result (agvae.models.kernels.exact)."""
 
     def __init__(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, slope: float = 1.0):
         super().__init__()
@@ -128,9 +130,13 @@ class ExactConv(nn.Module):
         weight, bias = round_weights(name, weight.flatten(0, 1), conv.bias)
         self.register_buffer("weight", weight.contiguous())
         self.register_buffer("bias", bias)
+        plain = self.kernel == 3 and self.stride == 1 and not self.transposed
+        self.fewer = FewerProducts(weight, bias) if plain else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C′, stride·H, stride·W), float32."""
+        if self.fewer is not None and self.fewer.usable(x):
+            return finish_(self.fewer(x.permute(0, 2, 3, 1)), self.slope).float().permute(0, 3, 1, 2)
         batch, _, height, width = x.shape
         stride = self.stride
         radius = -(-(self.kernel // 2) // stride)  # how far it reaches in its input

@@ -65,6 +65,11 @@ def _kernel_to_values() -> Tensor:
 _KERNEL = _kernel_to_values()
 
 
+def pays(weight: Tensor, positions: int) -> bool:
+    """Whether it is the faster way, as measured: in small maps the kernel's values take longer to read than to use."""
+    return min(weight.shape[:2]) >= 128 and positions >= 1536
+
+
 def strided(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.conv2d of stride 2 and padding 2: (B, C, 2H, 2W) and (N, C, 5, 5) → (B, N, H, W), channels last."""
     return _Strided.apply(x, weight, bias)
