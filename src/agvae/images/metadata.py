@@ -43,12 +43,11 @@ _TIFF_TAGS = (
 """The tags of a TIFF file that are EXIF: it stores them among those that lay out its pixels."""
 
 _XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
-_SUB_IMAGES, _EXTRA_SAMPLES, _TRANSFER = 330, 338, 301
 _LAYOUT = {
-    *range(254, 267),
-    *(273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 288, 289, 290, 291, 292, 293, 296, 297, 317, 318, 319, 320),
-    *range(321, 326),
-    *(_SUB_IMAGES, *range(332, 348), *range(512, 533), 559, _XMP, _ICC, *_TIFF_TAGS),
+    *range(254, 267),  # from NewSubfileType to FillOrder
+    *(273, 274, *range(277, 285), *range(288, 298), 317, *range(320, 326)),  # strips, tiles, resolution, palette
+    *(330, *range(332, 348), *range(512, 533), 559),  # other pictures, inks, kinds of samples, JPEG tables
+    *(_XMP, _ICC, *_TIFF_TAGS),
 }
 """Tags of TIFF files that lay out the pixels, or that are looked at on their own."""
 
