@@ -41,19 +41,17 @@ def read_picture(
 
 
 def _read(file: PictureFile, keep_depth: bool, stretch: bool) -> Picture:
-    def decoded(file: PictureFile) -> Picture:
-        with file.open() as image:
+    with file.open() as image:  # not repaired if this fails: its header is damaged, or the picture is over the limit
+        try:
             return _picture(image, file.lost, file.open, keep_depth, stretch)
-
-    try:
-        return decoded(file)
-    except (ImageError, MemoryError, Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise
-    except Exception:
-        repaired = file.repaired()
-        if repaired is None:
+        except (ImageError, MemoryError):
             raise
-        return decoded(repaired)
+        except Exception:
+            repaired = file.repaired()
+            if repaired is None:
+                raise
+    with repaired.open() as image:
+        return _picture(image, repaired.lost, repaired.open, keep_depth, stretch)
 
 
 def picture_of(image: Image.Image) -> Picture:

@@ -33,7 +33,8 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 def salvaged(data: bytes) -> tuple[bytes, str] | None:
     """The file completed, so that Pillow decodes it, and the phrase for it; None if it is of another format.
 
-    Raises ImageError if less than `LEAST_SHARE` of the picture is there, or if the file ends before its pixels.
+    `data` must be a file that Pillow opens, so that its header is sound. Raises ImageError if less than `LEAST_SHARE`
+    of the picture is there, or if the file ends before its pixels.
     """
     if data.startswith(png.SIGNATURE):
         completed, share = _salvaged_png(data)
@@ -45,12 +46,16 @@ def salvaged(data: bytes) -> tuple[bytes, str] | None:
         missing = "the rest is grey"
     else:
         return None
+    _check(share)
     percent = int(100 * share)
-    if share < LEAST_SHARE:
-        raise ImageError(f"the file is truncated or damaged: only {percent} % of the picture can be read")
     if share == 1:
         return completed, "it is cut short or damaged at its end: the picture is whole"
     return completed, f"it is cut short or damaged: {percent} % of the picture can be read, {missing}"
+
+
+def _check(share: float) -> None:
+    if share < LEAST_SHARE:
+        raise ImageError(f"the file is truncated or damaged: only {int(100 * share)} % of the picture can be read")
 
 
 # ------------------------------------------------------------------ PNG
@@ -81,6 +86,7 @@ def _salvaged_png(data: bytes) -> tuple[bytes, float]:
         whole = int(wrong[0])
     del rows[starts[whole] :]
     share = float(np.concatenate(widths)[:whole].sum() / (width * height))
+    _check(share)  # before the rest is filled
     before = [bytes(part.raw) for part in parts[: [part.name for part in parts].index(b"IDAT")]]
     pixels = zlib.compress(bytes(rows) + bytes(end - len(rows)), 1)
     return b"".join((png.SIGNATURE, *before, png.pack(b"IDAT", pixels), png.pack(b"IEND", b""))), share
