@@ -2,18 +2,22 @@
 
 import io
 import struct
-import zlib
+import sys
 
 import numpy as np
 import pytest
+import torch
+from picture_files import exif_with, png_of, saved
 from PIL import Image, ImageCms
 
 from agvae.images import (
     ImageError,
     Picture,
+    as_picture,
     encode_image,
     format_of,
     image_size,
+    is_picture,
     load_rgb,
     picture_of,
     read_picture,
@@ -49,35 +53,6 @@ def in_mode(photo: Image.Image, mode: str) -> Image.Image:
 def ramp(size: tuple[int, int]) -> Image.Image:
     width, height = size
     return Image.fromarray((np.arange(width * height) % 256).reshape(height, width).astype(np.uint8))
-
-
-def png_of(rows: bytes, width: int, height: int, depth: int, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file that Pillow does not write: each row begins with a zero byte."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def saved(image: Image.Image, form: str, **options) -> io.BytesIO:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    file.seek(0)
-    return file
-
-
-def exif_with(**tags) -> Image.Exif:
-    names = {"orientation": 0x0112, "make": 0x010F, "copyright": 0x8298, "exposure": 0x829A}
-    exif = Image.Exif()
-    for name, value in tags.items():
-        if name == "exposure":
-            exif[0x8769] = {names[name]: value}
-        else:
-            exif[names[name]] = value
-    return exif
 
 
 # ---- to RGB -----------------------------------------------------------------------------------------------------
@@ -175,7 +150,9 @@ def test_a_picture_has_the_pixels_of_its_mode_and_says_what_it_lost(mode, photo)
     assert picture.grey == (mode in GREY_MODES)
     assert (picture.alpha is not None) == (mode in ("RGBA", "LA", "PA", "RGBa", "La"))
     back = picture.to_pil()
-    assert back.mode == ("L" if picture.grey else "RGB") + ("A" if picture.alpha is not None else "")
+    plain = ("L" if picture.grey else "RGB") + ("A" if picture.alpha is not None else "")
+    assert back.mode == ("1" if mode == "1" else plain)
+    assert picture.bilevel == (mode == "1")
     straight = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode)
     reference = image.convert(straight) if straight else back.convert(back.mode) if mode[0] in "IF" else None
     if reference is None:
@@ -339,18 +316,6 @@ def test_of_an_animation_the_first_frame_is_taken_and_the_others_are_mentioned(p
     assert np.array_equal(picture.pixels[..., 0], frames[0])
 
 
-def test_words_beside_exif_are_mentioned(photo):
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text("Title", "a title")
-    info.add_text("Software", "of no interest")
-    info.add_itxt("XML:com.adobe.xmp", "<x/>")
-    assert read_picture(saved(photo, "PNG", pnginfo=info)).lost == ("its XMP and text (Title) are dropped",)
-    assert read_picture(saved(photo, "JPEG", xmp=b"<x/>")).lost == ("its XMP is dropped",)
-    assert picture_of(photo).lost == ()
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (20000, 20)])
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
 def test_pictures_of_any_shape_are_taken_whole(size, mode):
@@ -384,6 +349,220 @@ def test_files_that_are_no_pictures_are_an_error_with_a_reason(tmp_path, photo):
         read_picture(tmp_path / "nowhere.png")
     with pytest.raises(ImageError, match=r"^Is a directory$"):
         read_picture(tmp_path)
+
+
+# ---- more and less than 8 bits ----------------------------------------------------------------------------------
+
+
+def deep_png(values: np.ndarray, *chunks: tuple[bytes, bytes]) -> io.BytesIO:
+    """A PNG file of samples (H, W, C) of 16 bits."""
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return io.BytesIO(png_of(rows, values.shape[1], values.shape[0], 16, colour, *chunks))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_samples_are_kept_if_they_are_asked_for(channels):
+    values = np.random.default_rng(channels).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
+    usual, deep = read_picture(deep_png(values)), read_picture(deep_png(values), keep_depth=True)
+    assert np.array_equal(deep.deep, values)
+    assert deep.deep.dtype == np.uint16
+    assert usual.deep is None
+    assert usual.lost == ("its 16-bit values are kept as 8 bits",)
+    assert deep.lost == ()
+    assert deep.shallow().lost == usual.lost
+    assert usual.grey == (channels < 3)
+    assert np.array_equal(deep.pixels, usual.pixels)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_samples_of_tiff_files_are_kept_too(order):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 6, 3), dtype=np.uint16)
+    picture = read_picture(io.BytesIO(deep_tiff(values, order)), keep_depth=True)
+    assert np.array_equal(picture.deep, values)
+    assert np.array_equal(picture.pixels, values >> 8)
+
+
+def deep_tiff(values: np.ndarray, order: str) -> bytes:
+    """A TIFF file of samples (H, W, 3) of 16 bits, in one strip."""
+    height, width, _ = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    count = 9
+    depths = 8 + 2 + 12 * count + 4
+    numbers = [(256, 3, width), (257, 3, height), (259, 3, 1), (262, 3, 2), (273, 4, depths + 6), (277, 3, 3)]
+    numbers += [(278, 3, height), (279, 4, len(pixels))]
+    tags = {
+        tag: (kind, 1, struct.pack(f"{order}{'HI'[kind - 3]}", value).ljust(4, b"\0")) for tag, kind, value in numbers
+    }
+    tags[258] = (3, 3, struct.pack(f"{order}I", depths))
+    entries = b"".join(struct.pack(f"{order}HHI", tag, *tags[tag][:2]) + tags[tag][2] for tag in sorted(tags))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, count)
+    return head + entries + bytes(4) + struct.pack(f"{order}3H", 16, 16, 16) + pixels
+
+
+def test_samples_of_a_colour_key_have_its_alpha():
+    values = np.array([[[999] * 3, [1000] * 3]], dtype=np.uint16)
+    picture = read_picture(deep_png(values, (b"tRNS", struct.pack(">3H", 0, 0, 0))), keep_depth=True)
+    assert picture.deep.tolist() == [[[999, 999, 999, 65535], [1000, 1000, 1000, 65535]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_samples_stand_upright(orientation):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    exif = exif_with(orientation=orientation).tobytes()[6:]
+    picture = read_picture(deep_png(values, (b"eXIf", exif)), keep_depth=True)
+    assert np.array_equal(picture.deep >> 8, picture.pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("top", [1023, 4000, 16383])
+def test_12_bit_data_in_16_bits_are_reported_and_stretched_on_demand(channels, top):
+    values = np.random.default_rng(0).integers(5, top + 1, (9, 9, channels), dtype=np.uint16)
+    colours = values[..., : -1 if channels in (2, 4) else None]
+    colours[0, 0], colours[-1, -1] = 5, top
+    white = {1023: 1023, 4000: 4095, 16383: 16383}[top]
+    usual, bright = read_picture(deep_png(values)), read_picture(deep_png(values), stretch=True)
+    assert f"its values run from 5 to {top} of 65535, so it is dark; --stretch makes {white} white" in usual.lost
+    assert f"its values from 5 to {top} are stretched: {white} becomes white" in bright.lost
+    assert np.array_equal(bright.pixels, np.broadcast_to(np.floor(colours * 255.0 / white + 0.5), bright.pixels.shape))
+    assert (bright.alpha is None) == (usual.alpha is None) == (channels in (1, 3))
+    assert bright.alpha is None or np.array_equal(bright.alpha, usual.alpha)
+
+
+def test_stretching_changes_no_picture_that_uses_its_range(photo):
+    grey = np.asarray(photo.convert("L"))
+    full = saved(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
+    assert np.array_equal(read_picture(full, stretch=True).pixels[..., 0], grey)
+    for form in ("PNG", "JPEG"):
+        usual, stretched = (read_picture(saved(photo, form), stretch=stretch) for stretch in (False, True))
+        assert np.array_equal(usual.pixels, stretched.pixels)
+        assert stretched.lost == ()
+
+
+def test_integers_and_floats_of_a_larger_range_are_stretched_on_demand():
+    wide = saved(Image.fromarray(np.array([[0, 2**20 - 1]], dtype=np.int32)), "TIFF")
+    assert read_picture(wide, stretch=True).pixels[0, :, 0].tolist() == [0, 255]
+    floats = saved(Image.fromarray(np.array([[0, 51, 255]], dtype=np.float32)), "TIFF")
+    assert read_picture(floats, stretch=True).pixels[0, :, 0].tolist() == [0, 51, 255]
+    for file in (wide, floats):
+        file.seek(0)
+        with pytest.raises(ImageError, match="values from"):
+            read_picture(file)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "GIF", "PPM", "PCX"])
+def test_a_picture_of_1_bit_a_pixel_is_known_and_written_as_one(photo, form):
+    bilevel = photo.convert("1")
+    picture = read_picture(saved(bilevel, "PNG"))
+    assert picture.bilevel
+    assert picture.grey
+    assert picture.to_pil().mode == "1"
+    data, lost = encode_image(picture.to_pil(), {"TIFF": ".tiff", "PPM": ".pbm"}.get(form, f".{form.lower()}"))
+    assert lost == ()
+    back = Image.open(io.BytesIO(data))
+    assert np.array_equal(back.convert("1"), bilevel)
+    assert back.mode == "1" or form == "GIF"
+    assert not read_picture(saved(photo.convert("L"), "PNG")).bilevel
+
+
+# ---- formats of optional packages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".jxl"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_heic_and_jpeg_xl_are_written_and_read(photo, tmp_path, suffix, mode):
+    image = in_mode(photo, mode)
+    data, lost = encode_image(image, suffix)
+    path = tmp_path / f"photo{suffix}"
+    path.write_bytes(data)
+    picture = read_picture(path)
+    assert np.abs(np.asarray(picture.to_pil().convert(mode)).astype(int) - np.asarray(image)).mean() < 6
+    assert picture.grey == (mode == "L")
+    assert picture.lost == ()
+    assert lost == (() if mode != "RGBA" else (f"{'JXL' if suffix == '.jxl' else 'HEIF'} keeps alpha approximately",))
+    assert load_rgb(path).shape == (30, 40, 3)
+    assert image_size(path) == (30, 40)
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".jxl", ".avif"])
+def test_exif_survives_and_an_orientation_turns_the_picture_once(photo, suffix):
+    image = photo.resize((40, 30))
+    form = format_of(suffix)
+    for orientation in (1, 6):
+        exif = exif_with(orientation=orientation, make="maker").tobytes()
+        picture = read_picture(saved(image, form, exif=exif))
+        # JPEG XL has an orientation of its own, and that in the EXIF data is to be ignored.
+        turned = orientation == 6 and suffix != ".jxl"
+        assert picture.pixels.shape == ((40, 30, 3) if turned else (30, 40, 3))
+        assert picture.to_pil().getexif()[0x010F] == "maker"
+        assert picture.to_pil().getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "form", "start", "suffix"),
+    [
+        ("pillow_heif", "HEIF", b"\0\0\0\x1cftypheic", ".heic"),
+        ("pillow_heif", "HEIF", b"\0\0\0\x1cftypmif1", ".heif"),
+        ("pillow_jxl", "JXL", b"\0\0\0\x0cJXL \r\n\x87\n", ".jxl"),
+        ("pillow_jxl", "JXL", b"\xff\x0a", ".jxl"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra(monkeypatch, tmp_path, module, form, start, suffix):
+    monkeypatch.delitem(Image.OPEN, form, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "a.bin").write_bytes(start + bytes(40))
+    for read in (read_picture, load_rgb, image_size, lambda _: format_of(suffix)):
+        with pytest.raises(ImageError, match=r"pip install 'agvae\[codecs\]'"):
+            read(tmp_path / "a.bin")
+
+
+def test_suffixes_of_pictures_are_known():
+    assert all(map(is_picture, ("a.png", "b/c.JPG", "d.heic", "e.JXL", "f.tif")))
+    assert not any(map(is_picture, ("a.agv", "b", "c.txt", "d.safetensors")))
+
+
+# ---- image arguments --------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_image_argument_is_the_same_picture(photo, tmp_path):
+    pixels = np.asarray(photo)
+    photo.save(tmp_path / "photo.png")
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+    for image in (photo, pixels, tensor, tensor.double(), tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        picture = as_picture(image)
+        assert np.array_equal(picture.pixels, pixels)
+        assert not picture.grey
+        assert as_picture(picture) is picture
+
+
+def test_one_channel_is_a_grey_picture(photo):
+    grey = np.asarray(photo.convert("L"))
+    tensor = torch.from_numpy(grey.copy())[None] / 255
+    for image in (photo.convert("L"), grey, grey[..., None], tensor):
+        picture = as_picture(image)
+        assert picture.grey
+        assert np.array_equal(picture.to_pil(), grey)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((4, 4), np.float32), "array must be .* not .* float32"),
+        (np.zeros((4, 4, 4), np.uint8), "array must be"),
+        (np.zeros((4,), np.uint8), "array must be"),
+        (np.zeros((0, 4), np.uint8), "array must be"),
+        (torch.zeros(4, 4), "tensor must be"),
+        (torch.zeros(2, 4, 4), "tensor must be"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "tensor must be .* not .* torch.uint8"),
+        (torch.full((3, 4, 4), 255.0), r"tensor must lie in \[0, 1\]"),
+        (torch.full((1, 4, 4), float("nan")), r"tensor must lie in \[0, 1\]"),
+        ("nowhere.png", r"nowhere\.png: no such file"),
+        (None, "a PIL image, an array, a tensor or a path, not NoneType"),
+    ],
+)
+def test_other_image_arguments_are_errors_that_say_what_is_taken(image, words):
+    with pytest.raises(ValueError, match=words):
+        as_picture(image)
 
 
 # ---- to files ---------------------------------------------------------------------------------------------------

@@ -96,7 +96,12 @@ def _add_compress(add: Add) -> None:
     ]
     for name, kind, letter, words in kinds:
         targets.add_argument(f"--{name}", type=kind, metavar=letter, help=words)
-    command.add_argument("--strip", action="store_true", help="leave EXIF and ICC profile out")
+    command.add_argument("--strip", action="store_true", help="leave metadata out: EXIF and ICC profile")
+    command.add_argument(
+        "--stretch",
+        action="store_true",
+        help="brighten pictures of over 8 bits that do not use their range: 12-bit data in a 16-bit file, for one",
+    )
     _add_coding_options(command, f"(default: {DEFAULT_MODEL})")
 
 

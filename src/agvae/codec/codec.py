@@ -20,17 +20,20 @@ from agvae.codec import bitstream, model_file
 from agvae.codec.bitstream import BitstreamError, File, Header
 from agvae.codec.latent_codec import CodedCell, Coding, LatentCodec
 from agvae.codec.model_file import ModelFile
-from agvae.codec.picture_transforms import Progress, analyze, as_picture, padded, synthesize
+from agvae.codec.picture_transforms import Progress, analyze, padded, synthesize
 from agvae.codec.rate_control import Sizes, SizeSearch, TargetError, Trial, smallest_reaching
 from agvae.codec.rate_model import RateModel, SampledRate
 from agvae.codec.rdoq import RDOQ, savable_share
 from agvae.entropy.coder import CodingError
 from agvae.errors import ConfigError
-from agvae.images import MAX_PIXELS, Picture
+from agvae.images import MAX_PIXELS, Picture, as_picture
 from agvae.models.agvae import AGVAE
 from agvae.models.exact import is_exact
 from agvae.quality import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
 from agvae.strides import STRIDE_Z
+
+ImageLike = Picture | Image.Image | np.ndarray | Tensor | str | Path
+"""What stands for a picture."""
 
 _TRANSFORM = 0.7
 """Share of the time that g_a or g_s takes, about; coding the latent takes the rest."""
@@ -81,18 +84,19 @@ class Codec:
         return self.latent_codec.model
 
     @torch.inference_mode()
-    def analyze(self, image: Image.Image | np.ndarray | Tensor | Picture, progress: Progress | None = None) -> Latent:
+    def analyze(self, image: ImageLike, progress: Progress | None = None) -> Latent:
         """Run g_a once, for any number of calls of `compress` and `estimate`.
 
-        `image` is a PIL image, an (H, W, 3) uint8 array, a (3, H, W) float tensor in [0, 1], which is rounded to
-        8 bits, or a `Picture`. Raises ValueError for another shape or type."""
+        `image` is all that `agvae.images.as_picture` takes: a PIL image, a path, an (H, W, 3) or (H, W) uint8 array, a
+        (3, H, W) or (1, H, W) float tensor in [0, 1], which is rounded to 8 bits, or a `Picture`. Raises ValueError
+        for another shape or type, and for a file that cannot be read."""
         picture = as_picture(image)
         return Latent(analyze(self.model, picture.pixels, self.device, progress), picture)
 
     @torch.inference_mode()
     def compress(
         self,
-        image: Image.Image | np.ndarray | Tensor | Picture | Latent,
+        image: ImageLike | Latent,
         *,
         quality: float | None = None,
         bpp: float | None = None,
@@ -153,7 +157,7 @@ class Codec:
         return Picture(pixels, header.grey, alpha, exif, icc).to_pil()
 
     @torch.inference_mode()
-    def estimate(self, image: Image.Image | np.ndarray | Tensor | Picture | Latent, *, quality: float) -> float:
+    def estimate(self, image: ImageLike | Latent, *, quality: float) -> float:
         """The model's own rate for the symbols that `compress` would code, in bits, without header or coder."""
         latent = image if isinstance(image, Latent) else self.analyze(image)
         quality = quality_from_fixed(quality_to_fixed(quality, self.levels))

@@ -4,11 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from agvae.codec.tiling import Tile, run_in_tiles, tile_side, tiles
-from agvae.images import Picture, picture_of
 from agvae.models.agvae import AGVAE
 from agvae.strides import STRIDE_Y, STRIDE_Z
 
@@ -19,25 +17,6 @@ Progress = Callable[[float], None]
 def padded(*sides: int) -> tuple[int, ...]:
     """Sides in pixels, rounded up to what the model takes."""
     return tuple(side + -side % STRIDE_Z for side in sides)
-
-
-def as_picture(image: Image.Image | np.ndarray | Tensor | Picture) -> Picture:
-    """A `Picture` of all that `Codec.analyze` takes. Raises ValueError for another shape or type."""
-    if isinstance(image, Picture):
-        return image
-    if isinstance(image, Image.Image):
-        return picture_of(image)
-    if isinstance(image, Tensor):
-        if not image.is_floating_point() or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-            raise ValueError(f"a tensor must be (3, H, W) float, not {tuple(image.shape)} {image.dtype}")
-        if not (image.min() >= 0 and image.max() <= 1):
-            raise ValueError("a tensor must lie in [0, 1]")
-        return Picture(image.mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().contiguous().numpy())
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"an image is a PIL image, an array or a tensor, not {type(image).__name__}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"an array must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    return Picture(image)
 
 
 def analyze(model: AGVAE, pixels: np.ndarray, device: torch.device, progress: Progress | None = None) -> Tensor:

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import functools
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agvae.cli.jobs import Job, Result, jobs_of, run
@@ -21,8 +20,10 @@ TARGETS = ("quality", "bpp", "bytes", "psnr", "ms_ssim")
 
 def compress(options: argparse.Namespace) -> int:
     """Compress each input; without a target, at the middle of the model's qualities."""
+    from agvae.images import is_picture
+
     jobs = jobs_of(options.paths, ".agv", "OUT.agv or a folder")
-    if wrong := [job.output for job in jobs if _is_picture(job.output)]:
+    if wrong := [job.output for job in jobs if is_picture(job.output)]:
         raise ConfigError(f"{wrong[0]}: the output of compress is an .agv file or a folder, not a picture")
     target = {name: getattr(options, name) for name in TARGETS if getattr(options, name) is not None}
 
@@ -49,9 +50,9 @@ def compress(options: argparse.Namespace) -> int:
         from agvae.metrics import bits_per_pixel
 
         source = io.BytesIO(read(job.input)) if job.input == STANDARD else job.input
-        picture = read_picture(source, options.max_pixels)
+        picture = read_picture(source, options.max_pixels, stretch=options.stretch)
         if options.strip:
-            picture = dataclasses.replace(picture, exif=None, icc=None)
+            picture = dataclasses.replace(picture, exif=None, icc=None, xmp=None, text={})
         loaded = codec()
         data = loaded.compress(picture, **target, progress=progress)
         height, width = picture.pixels.shape[:2]
@@ -60,12 +61,3 @@ def compress(options: argparse.Namespace) -> int:
         return Result(data, words, [f"{job.source}: {phrase}" for phrase in picture.lost])
 
     return run(jobs, work)
-
-
-def _is_picture(path: str) -> bool:
-    suffix = Path(path).suffix.lower()
-    if suffix in ("", ".agv"):
-        return False
-    from PIL import Image
-
-    return suffix in Image.registered_extensions()

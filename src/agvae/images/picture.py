@@ -1,0 +1,71 @@
+"""What the codec takes and gives: a picture with its metadata, and the error of one that cannot be read."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 2**28
+"""Largest picture, in pixels, that is read or decoded unless the caller allows more."""
+
+HELD = frozenset({"exif", "icc"})
+"""Fields of `Picture` with metadata that an .agv file holds. The reader reports the metadata of all others as lost;
+a container that holds more adds the field's name here."""
+
+EXIF_PREFIX = b"Exif\0\0"
+"""JPEG and Pillow put this before the TIFF structures of EXIF data."""
+
+
+class ImageError(ValueError):
+    """A file or picture that cannot be read, converted or written; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as the codec takes it.
+
+    pixels (H, W, 3) uint8, upright, R = G = B where `grey`; alpha (H, W) uint8, straight, or None; exif as TIFF
+    structures, without the "Exif" of JPEG before them; icc only for the colour space of the pixels. xmp is an XMP
+    packet, text has the words of PNG files, JPEG and GIF comments by their keyword. `bilevel`: the file has 1 bit a
+    pixel, so all pixels are 0 or 255. deep (H, W, C) uint16, C = 1, 2, 3 or 4 for grey, grey and alpha, RGB, RGBA:
+    the samples of a 16-bit picture, if the reader was asked for them. `lost` says what of the original is not here
+    or not held by an .agv file (`HELD`), one phrase each.
+    """
+
+    pixels: np.ndarray
+    grey: bool = False
+    alpha: np.ndarray | None = None
+    exif: bytes | None = None
+    icc: bytes | None = None
+    lost: tuple[str, ...] = ()
+    xmp: bytes | None = None
+    text: dict[str, str] = field(default_factory=dict)
+    bilevel: bool = False
+    deep: np.ndarray | None = None
+
+    def to_pil(self) -> Image.Image:
+        """An image of mode 1, L, LA, RGB or RGBA. EXIF, ICC profile and XMP are in its `info`, where Pillow looks for
+        them; `info["text"]` has the text."""
+        image = Image.fromarray(self.pixels)
+        if self.grey or self.bilevel:
+            image = image.convert("L")
+        if self.alpha is not None:
+            image.putalpha(Image.fromarray(self.alpha))
+        elif self.bilevel:
+            image = image.convert("1", dither=Image.Dither.NONE)
+        if self.exif is not None:
+            image.info["exif"] = EXIF_PREFIX + self.exif
+        if self.icc is not None:
+            image.info["icc_profile"] = self.icc
+        if self.xmp is not None:
+            image.info["xmp"] = self.xmp
+        if self.text:
+            image.info["text"] = self.text
+        return image
+
+    def shallow(self) -> "Picture":
+        """This picture without `deep`, which `lost` then mentions; itself if it has none."""
+        return self if self.deep is None else replace(self, deep=None, lost=(SHALLOW, *self.lost))
+
+
+SHALLOW = "its 16-bit values are kept as 8 bits"
