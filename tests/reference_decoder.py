@@ -69,7 +69,7 @@ def read_container(data):
     for _ in range(3):
         number, position = read_varint(data, position)
         numbers.append(number)
-    for flag, name in ((2, "alpha"), (4, "exif"), (8, "icc")):
+    for flag, name in ((2, "alpha"), (4, "exif"), (8, "icc_profile")):
         if flags & flag:
             length, position = read_varint(data, position)
             require(0 < length <= len(data) - position, f"the file must hold {length} bytes of {name}")
@@ -94,11 +94,6 @@ class Model(NamedTuple):
     weights: dict[str, np.ndarray]
     tables: dict[str, np.ndarray]
     fingerprint: bytes
-
-    @property
-    def context(self):
-        """The name of the context."""
-        return self.config["context"]["name"]
 
 
 DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "I32": "int32", "U8": "uint8"}
@@ -369,57 +364,45 @@ def schedule(name, M, height, width):
     return kinds, [[(4 * p + g, *np.nonzero(phase == g ^ p)) for g in range(4)] for p in range(4)]
 
 
-class Network(NamedTuple):
-    """The fixed-point layers of one kind of cell, each a pair of weight (inputs, outputs) and bias."""
-
-    convolutions: list
-    join: tuple
-    hidden: tuple
-    last: tuple
-
-
-def network(model, kind, K):
-    """The network of a kind: only the weights that its cells use count for their precision."""
-    w = {name.removeprefix("context."): array for name, array in model.weights.items()}
+def network(w, kind, K):
+    """Fixed-point layers of a kind, from the context's weights: only those that its cells use count for s."""
     convolutions = []
     for name, reads in kind.convolutions:
         matrix = np.concatenate([w[f"{name}.weight"][:, channels, tap].T for tap, _, _, channels in reads])
         convolutions.append(fixed_point(matrix, w[f"{name}.bias"]))
     rows = np.arange(len(w["head.3.bias"])).reshape(K, -1)[:, kind.channels].ravel()
-    return Network(
-        convolutions,
-        fixed_point(w["from_context.weight"].T, given=LIMIT),
-        fixed_point(w["head.1.weight"].T, w["head.1.bias"]),
-        fixed_point(w["head.3.weight"][rows].T, w["head.3.bias"][rows]),
-    )
+    join = fixed_point(w["from_context.weight"].T, given=LIMIT)
+    hidden = fixed_point(w["head.1.weight"].T, w["head.1.bias"])
+    return convolutions, join, hidden, fixed_point(w["head.3.weight"][rows].T, w["head.3.bias"][rows])
 
 
-def cell_parameters(net, kind, features, y_hat, rows, columns):
-    """K parameters (n, K·channels) of the cells at some positions, in units; ŷ has a margin of 3."""
+def cell_parameters(layers, kind, features, y_hat, rows, columns):
+    """Parameters (n, K·channels) of the cells at some positions, in units; ŷ has a margin of 3."""
+    convolutions, join, hidden, last = layers
     sums = features[rows, columns]
-    if kind.convolutions:
+    if convolutions:
         outputs = []
-        for (_, reads), (weight, bias) in zip(kind.convolutions, net.convolutions, strict=True):
+        for (_, reads), (weight, bias) in zip(kind.convolutions, convolutions, strict=True):
             read = [y_hat[rows + 3 + dy, columns + 3 + dx, channels] for _, dy, dx, channels in reads]
             values = np.clip(np.concatenate(read, 1).astype(np.float64) * ONE, -LIMIT, LIMIT)
             outputs.append(to_units(values @ weight + bias))
-        sums = sums + np.concatenate(outputs, 1) @ net.join[0]
+        sums = sums + np.concatenate(outputs, 1) @ join[0]
     x = to_units(sums, 0.01)
-    x = to_units(x @ net.hidden[0] + net.hidden[1], 0.01)
-    return to_units(x @ net.last[0] + net.last[1])
+    x = to_units(x @ hidden[0] + hidden[1], 0.01)
+    return to_units(x @ last[0] + last[1])
 
 
 def decode_latent(model, stream, psi):
     """ŷ (H/16, W/16, M) float32, and the symbols of y in coding order."""
     M, K = model.config["transforms"]["M"], 2 if stream.symmetric else 3
     height, width, _ = psi.shape
-    kinds, passes = schedule(model.context, M, height, width)
-    if model.context != "none":
-        weight, bias = fixed_point(
-            model.weights["context.from_hyper.weight"].T, model.weights["context.from_hyper.bias"]
-        )
+    context = model.config["context"]["name"]
+    kinds, passes = schedule(context, M, height, width)
+    if context != "none":
+        w = {name.removeprefix("context."): array for name, array in model.weights.items()}
+        weight, bias = fixed_point(w["from_hyper.weight"].T, w["from_hyper.bias"])
         features = to_units(psi @ weight + bias)
-        networks = [network(model, kind, K) for kind in kinds]
+        networks = [network(w, kind, K) for kind in kinds]
     scales = model.tables["scales"]
     thresholds = np.sqrt(scales[:-1] * scales[1:]).astype(np.float32)
     smallest = np.float32(0.11 / 3 if model.config["entropy"].get("tail") else 0.11)
@@ -429,9 +412,8 @@ def decode_latent(model, stream, psi):
         done = []
         for number, rows, columns in cells:
             kind = kinds[number]
-            if model.context == "none":
-                units = psi[rows, columns]
-            else:
+            units = psi[rows, columns]
+            if context != "none":
                 units = cell_parameters(networks[number], kind, features, y_hat, rows, columns)
             *sigmas, mu = (units / ONE).astype(np.float32).reshape(len(rows), K, -1).transpose(1, 0, 2)
             indices = [np.searchsorted(thresholds, np.maximum(sigma, smallest)).ravel().tolist() for sigma in sigmas]
@@ -445,7 +427,7 @@ def decode_latent(model, stream, psi):
 
 
 class Parsed(NamedTuple):
-    """What a file holds before any floating-point arithmetic: symbols in coding order, and ŷ."""
+    """Everything exact that a file gives: the symbols in coding order, and ŷ."""
 
     header: Header
     z: np.ndarray
@@ -559,13 +541,8 @@ def sigmoid(x):
 def picture(parsed, model):
     """The picture of a parsed file, with its extras."""
     header, y_hat = parsed.header, parsed.y_hat
-    alpha = exif = icc = None
-    if "alpha" in header.extras:
-        alpha = read_alpha(header)
-    if "exif" in header.extras:
-        exif = inflate(header.extras["exif"])
-    if "icc" in header.extras:
-        icc = inflate(header.extras["icc"])
+    alpha = read_alpha(header) if "alpha" in header.extras else None
+    info = {key: inflate(header.extras[key]) for key in ("exif", "icc_profile") if key in header.extras}
     log = interpolated_log(model, "gain", header.quality)
     if log is not None:
         y_hat = y_hat * np.exp(log).astype(np.float32)
@@ -576,8 +553,7 @@ def picture(parsed, model):
     image = Image.fromarray(pixels)
     if alpha is not None:
         image.putalpha(alpha)
-    extras = {"exif": exif, "icc_profile": icc}
-    image.info.update({name: block for name, block in extras.items() if block is not None})
+    image.info.update(info)
     return image
 
 
@@ -615,7 +591,7 @@ def main():
         image = picture(parse(Path(options.input).read_bytes(), model), model)
     except DamagedFileError as error:
         sys.exit(f"{options.input}: {error}")
-    image.save(options.output, "PNG", **{k: v for k, v in image.info.items() if k in ("exif", "icc_profile")})
+    image.save(options.output, "PNG", **image.info)
 
 
 if __name__ == "__main__":
