@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference_decoder as reference
+import torch
+from conftest import lively_model
 from PIL import Image
 
-from agvae.codec import Codec
+from agvae.codec import Codec, model_file
 from agvae.codec.model_file import MODELS_FOLDER
 
 TESTS = Path(__file__).parent
@@ -48,6 +50,58 @@ def test_golden_files_decode_to_the_same_symbols_and_pictures(case):
         ours = Codec.load(GOLDEN / f"{case}.safetensors").decompress(data)
         assert (image.mode, image.size) == (ours.mode, ours.size)
         assert largest_difference(image, ours) <= 1
+
+
+@torch.inference_mode()
+def latent_by_torch(file, parsed):
+    """ŷ as the package computes it from the symbols of a parsed file, (H/16, W/16, M)."""
+    model, header = file.build(), parsed.header
+    height, width = -(-header.height // 64), -(-header.width // 64)
+    z = torch.from_numpy(parsed.z.astype(np.float32)).view(1, model.N, height, width)
+    symbols, position = torch.from_numpy(parsed.y.astype(np.float32)), 0
+
+    def read(cell, parameters):
+        nonlocal position
+        position += parameters.mu.numel()
+        return symbols[position - parameters.mu.numel() : position].view_as(parameters.mu)
+
+    psi = model.hyper_synthesize(z + model.prior.medians, torch.tensor(header.quality, dtype=torch.float64))
+    return model.decode(psi, read)[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("context", ["none", "checkerboard", "multiscale", "quadtree"])
+@pytest.mark.parametrize(
+    ("transforms", "entropy"),
+    [
+        ({"name": "minnen2018"}, {"name": "symmetric"}),
+        ({"name": "residual"}, {"name": "asymmetric", "form": "half_mass", "tail": 0.1}),
+        ({"name": "depthwise", "blocks": 1, "H": 5}, {"name": "asymmetric", "form": "two_piece"}),
+    ],
+    ids=["minnen2018", "residual", "depthwise"],
+)
+def test_latents_are_equal_to_the_last_bit(tmp_path, photo, context, transforms, entropy):
+    config = {
+        "transforms": transforms | {"N": 5, "M": 12},
+        "gain": {"name": "hcvr", "levels": 3},
+        "entropy": entropy,
+        "context": {"name": context, "width": 7} if context != "none" else {"name": context},
+        "quantizer": {"name": "universal"},
+    }
+    model = lively_model(config)
+    with torch.no_grad():
+        # Weights so large that layers, and kinds of cells, differ in how many bits they keep.
+        for network in (model.h_s, model.context):
+            for name, weight in network.named_parameters():
+                if weight.ndim > 1 and not name.startswith(("from_context", "head")):
+                    weight *= 25
+        # Such layers amplify, but hardly a value shall reach the limit.
+        model.hyper_gain.log_inverse.uniform_(-10, -8)
+    file = model_file.from_model(model)
+    file.save(tmp_path / "model.safetensors")
+    data = Codec(file).compress(photo.crop((200, 50, 300, 120)), quality=1.3)
+    parsed = reference.parse(data, reference.read_model(tmp_path / "model.safetensors"))
+    assert np.array_equal(parsed.y_hat, latent_by_torch(file, parsed))
+    assert len(np.unique(parsed.y_hat - np.rint(parsed.y_hat))) > 100  # means are not all at the limit
 
 
 def assert_decodes_shipped_model(name, photo, size, qualities):
