@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agvae import __version__
 from agvae.arguments import Parser, count, parsed, positive
+from agvae.demo.command import add_arguments as add_demo_arguments
 from agvae.errors import ConfigError, DataError, is_out_of_memory
 
 # Everything heavy is imported by the command that needs it, when it needs it: `agvae --help` answers at once, and a
@@ -201,6 +202,10 @@ def _parser() -> Parser:
     )
     report.add_argument("--title", metavar="TEXT", help="its heading (default: the folders)")
     report.set_defaults(command=_report_runs)
+
+    add_demo_arguments(
+        add("demo", "open a page in the browser to look at the codec", None, "", "--model mine.safetensors --port 8000")
+    )
     return parser
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from agvae import metrics
-from agvae.codec import bitstream, model_file, rate_control
+from agvae.codec import bitstream, model_file, pretrained, rate_control
 from agvae.codec.bitstream import BitstreamError, Header
 from agvae.codec.model_file import ModelFile
 from agvae.codec.rate_control import Trial
@@ -76,6 +76,7 @@ class Codec:
         self.fingerprint = model.fingerprint
         self.config = model.config
         self.info = model.info
+        self._file = model
         self._tables = model.tables
         self._model = model.build(self.device)
         self.levels = self._model.levels
@@ -91,6 +92,15 @@ class Codec:
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> "Codec":
         """The codec of a training checkpoint, as it would be after export. Raises ModelError."""
         return cls(model_file.from_checkpoint(path), Path(path).stem, device)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Codec":
+        """The codec of a folder that `save_pretrained` wrote, on this machine. Raises ModelError."""
+        return cls(pretrained.load(folder), Path(folder).resolve().name, device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as the Hugging Face Hub lays it out: config.json, model.safetensors, README.md."""
+        pretrained.save(self._file, folder, self.name)
 
     @property
     def model(self) -> AGVAE:
@@ -476,7 +486,7 @@ def _picture(image: Image.Image | np.ndarray | Tensor | Picture) -> Picture:
 
 
 def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
-    """The codec of a shipped model, a .safetensors file or a training checkpoint, as the commands take them.
+    """The codec of a shipped model, a .safetensors file, a folder of `Codec.save_pretrained` or a training checkpoint.
 
     Raises ConfigError for a device that cannot be had or has no exact float64, and DataError for a model that cannot
     be used."""
@@ -484,7 +494,10 @@ def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"device {device} cannot be used: {str(error).splitlines()[0].partition('. ')[0]}") from None
-    load = Codec.from_checkpoint if name_or_path.endswith(".ckpt") else Codec.load
+    if name_or_path.endswith(".ckpt"):
+        load = Codec.from_checkpoint
+    else:
+        load = Codec.from_pretrained if Path(name_or_path).is_dir() else Codec.load
     try:
         return load(name_or_path, device)
     except (OSError, ValueError) as error:
