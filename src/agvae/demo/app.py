@@ -31,10 +31,10 @@ MODEL, BITS = "model", "bits"
 """Views of the wipe beside those of the classical codecs, which have the codecs' names."""
 
 _VIEWS = {MODEL: "Decoded", **figures.TITLES, BITS: "Where the bits go"}
-_LABELS = {
-    MODEL: "Original on the left, decoded on the right: drag the handle",
-    BITS: "Original on the left, bits on the right: black is none, yellow is most",
-} | {name: f"AG-VAE on the left, {title} at the same size on the right" for name, title in figures.TITLES.items()}
+_LABELS = {MODEL: "Original | decoded", BITS: "Original | bits"} | {
+    name: f"AG-VAE | {title} of the same size" for name, title in figures.TITLES.items()
+}
+"""Left and right of the handle."""
 
 _PHOTOS = tuple(name for name in (*HELD_OUT, *TRAIN) if name != "motorcycle_right.png")
 _CACHE_SECONDS = 3600
@@ -42,14 +42,22 @@ _CACHE_SECONDS = 3600
 
 _CSS = """
 footer { display: none !important; }
-.numbers { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.numbers th, .numbers td { padding: 4px 8px; text-align: right; border-bottom: 1px solid var(--border-color-primary); }
-.numbers th:first-child, .numbers td:first-child { text-align: left; }
-.numbers th { font-weight: 600; color: var(--body-text-color-subdued); }
+#photos .grid-container { grid-template-columns: repeat(5, 1fr); gap: 6px; }
+#photos .caption-label { display: none; }
 #numbers { overflow-x: auto; }
-.notice { color: var(--error-text-color, #b91c1c); background: var(--error-background-fill, #fef2f2);
-  padding: 8px 12px; border-radius: 6px; }
+.numbers { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.numbers :is(th, td) { padding: 4px 8px; text-align: right; border: none; color: var(--body-text-color); }
+.numbers :is(th, td):first-child { text-align: left; }
+.numbers tr { border: none; border-bottom: 1px solid var(--border-color-primary); }
+.notice { color: var(--error-text-color); background: var(--error-background-fill); padding: 8px 12px;
+  border: 1px solid var(--error-border-color); border-radius: 6px; }
+@media (max-width: 760px) {
+  #pictures { order: -1; }
+  .numbers { font-size: 0.85em; }
+  .numbers :is(th, td) { padding: 4px 5px; }
+}
 """
+"""On a phone the picture comes first, so that it is seen while the slider moves."""
 
 
 class Session(NamedTuple):
@@ -101,7 +109,7 @@ class Page:
             with gr.Tab("Compress"), gr.Row():
                 with gr.Column(scale=1, min_width=320):
                     self._lay_out_controls()
-                with gr.Column(scale=3, min_width=320):
+                with gr.Column(scale=3, min_width=320, elem_id="pictures"):
                     self._lay_out_views()
             with gr.Tab("Open a file"), gr.Row():
                 self._lay_out_reader()
@@ -112,7 +120,7 @@ class Page:
     def _lay_out_controls(self) -> None:
         photos = [(_thumbnail(path), path.stem.replace("_left", "")) for path in sample_photos(_PHOTOS)]
         self._gallery = gr.Gallery(
-            photos, label="Photos", columns=5, rows=1, height=96, allow_preview=False, buttons=[], interactive=False,
+            photos, show_label=False, columns=5, rows=1, height=76, allow_preview=False, buttons=[], interactive=False,
             elem_id="photos", object_fit="cover",
         )  # fmt: skip
         self._upload = gr.File(label="Or drop a photo", file_types=["image"], height=110, elem_id="upload")
@@ -121,11 +129,11 @@ class Page:
         levels = self._models.get(self._model).levels
         self._slider = gr.Slider(0, levels - 1, (levels - 1) / 2, step=0.01, label=QUALITY, elem_id="rate", buttons=[])
         with gr.Row():
-            self._agv = gr.DownloadButton("Download .agv", size="sm", elem_id="agv", interactive=False)
-            self._png = gr.DownloadButton("Download PNG", size="sm", elem_id="png", interactive=False)
+            self._agv = gr.DownloadButton("Download .agv", size="sm", min_width=120, elem_id="agv", interactive=False)
+            self._png = gr.DownloadButton("Download PNG", size="sm", min_width=120, elem_id="png", interactive=False)
 
     def _lay_out_views(self) -> None:
-        self.notice = gr.HTML(elem_id="notice")
+        self.notice = gr.HTML(elem_id="notice", padding=False)
         self._wipes, self._tabs = {}, {}
         with gr.Tabs(elem_id="views"):
             for view, title in _VIEWS.items():
@@ -134,13 +142,13 @@ class Page:
                         label=_LABELS[view], interactive=False, max_height=460, buttons=["fullscreen"],
                         elem_id=f"wipe-{view}",
                     )  # fmt: skip
-        self._numbers = gr.HTML(elem_id="numbers")
+        self._numbers = gr.HTML(elem_id="numbers", padding=False)
 
     def _lay_out_reader(self) -> None:
         with gr.Column(scale=1, min_width=320):
             self._file = gr.File(label="Drop an .agv file", file_types=[".agv"], elem_id="file")
-            self._trouble = gr.HTML(elem_id="trouble")
-            self._facts = gr.HTML(elem_id="facts")
+            self._trouble = gr.HTML(elem_id="trouble", padding=False)
+            self._facts = gr.HTML(elem_id="facts", padding=False)
             self._save = gr.DownloadButton("Download PNG", size="sm", elem_id="save", interactive=False)
         with gr.Column(scale=3, min_width=320):
             self._opened = gr.Image(
@@ -256,12 +264,12 @@ class Page:
         yield {
             self._session: Session(photo, coded),
             self._wipes[MODEL]: (self._original(photo), png),
-            self._numbers: figures.table([coded]),
+            self._numbers: figures.table(photo, [coded]),
             self._agv: gr.DownloadButton(value=agv, interactive=True),
             self._png: gr.DownloadButton(value=png, interactive=True),
         }
         session = Session(photo, coding.with_ms_ssim(coded, photo))
-        yield {self._session: session, self._numbers: figures.table([session.coded])}
+        yield {self._session: session, self._numbers: figures.table(photo, [session.coded])}
         yield from self._show_other(session, view)
 
     @_told
@@ -274,7 +282,7 @@ class Page:
             yield {
                 self._wipes[BITS]: gr.ImageSlider(
                     value=(self._original(photo), self._file_of(figures.heat_map(rates, photo), "bits.png")),
-                    label=f"{_LABELS[BITS]} ({rates.max():.2f} bits per pixel)",
+                    label=f"{_LABELS[BITS]}, at most {rates.max():.2f} per pixel",
                 )
             }
         elif view != MODEL and not session.has(view):
@@ -284,7 +292,7 @@ class Page:
             yield {
                 self._session: session,
                 self._wipes[view]: (ours, self._file_of(other.image, f"{view}.png")),
-                self._numbers: figures.table([session.coded, *session.others]),
+                self._numbers: figures.table(photo, [session.coded, *session.others]),
             }
 
     def _original(self, photo: Photo) -> str:

@@ -17,8 +17,8 @@ TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 """Names of the classical codecs as the page shows them, in the order of its tabs."""
 
 
-def table(rows: list[Coded]) -> str:
-    """HTML: a row per codec with bytes, bpp, PSNR, MS-SSIM and times."""
+def table(photo: Photo, rows: list[Coded]) -> str:
+    """HTML: a row per codec with bytes, bpp, PSNR, MS-SSIM and times, and a line on the time of g_a."""
     heads = ("Codec", "Bytes", "bpp", "PSNR", "MS-SSIM", "Encode", "Decode")
     lines = [_row("th", heads)]
     for coded in rows:
@@ -32,7 +32,9 @@ def table(rows: list[Coded]) -> str:
             f"{coded.decoding:.2f} s",
         )
         lines.append(_row("td", cells))
-    return f'<table class="numbers">{"".join(lines)}</table>'
+    height, width = photo.pixels.shape[:2]
+    note = f"{width}×{height}. The analysis transform ran once for this photo, in {photo.seconds:.2f} s."
+    return f'<table class="numbers">{"".join(lines)}</table><p>{note}</p>'
 
 
 def _similarity(value: float | None) -> str:
