@@ -2,9 +2,6 @@
 
 import functools
 import os
-import signal
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +12,11 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
-from agvae.codec import shipped
 from agvae.codec.bitstream import quality_of, unpack
 from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
 from agvae.demo import coding, figures
 from agvae.demo.coding import Coded, Models, Photo
-from agvae.errors import ConfigError, is_out_of_memory
+from agvae.errors import is_out_of_memory
 from agvae.images import encode_image, read_picture
 
 Updates = dict[Any, Any]
@@ -40,30 +36,14 @@ _PHOTOS = tuple(name for name in (*HELD_OUT, *TRAIN) if name != "motorcycle_righ
 _CACHE_SECONDS = 3600
 """How long a photo, or a file behind a picture of the page, is kept for a browser that does nothing."""
 
-_CSS = """
-footer { display: none !important; }
-#photos .grid-container { grid-template-columns: repeat(5, 1fr); gap: 6px; }
-#photos .caption-label { display: none; }
-#numbers { overflow-x: auto; }
-.numbers { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.numbers :is(th, td) { padding: 4px 8px; text-align: right; border: none; color: var(--body-text-color); }
-.numbers :is(th, td):first-child { text-align: left; }
-.numbers tr { border: none; border-bottom: 1px solid var(--border-color-primary); }
-.notice { color: var(--error-text-color); background: var(--error-background-fill); padding: 8px 12px;
-  border: 1px solid var(--error-border-color); border-radius: 6px; }
-@media (max-width: 760px) {
-  #pictures { order: -1; }
-  .numbers { font-size: 0.85em; }
-  .numbers :is(th, td) { padding: 4px 5px; }
-}
-"""
-"""On a phone the picture comes first, so that it is seen while the slider moves."""
-
 
 class Session(NamedTuple):
-    """What one browser looks at: a photo, the file of it, and what other codecs make of it at the same rate."""
+    """What one browser looks at: a photo, the file of it, and what other codecs make of it at the same rate.
+
+    original is the path of the photo as the page shows it."""
 
     photo: Photo
+    original: str
     coded: Coded | None = None
     others: tuple[Coded, ...] = ()
 
@@ -125,9 +105,12 @@ class Page:
         )  # fmt: skip
         self._upload = gr.File(label="Or drop a photo", file_types=["image"], height=110, elem_id="upload")
         self._choice = gr.Dropdown(self._models.names, value=self._model, label="Model", elem_id="model")
-        self._unit = gr.Radio([QUALITY, BPP], value=QUALITY, label="Set", elem_id="unit")
         levels = self._models.get(self._model).levels
-        self._slider = gr.Slider(0, levels - 1, (levels - 1) / 2, step=0.01, label=QUALITY, elem_id="rate", buttons=[])
+        with gr.Group(elem_id="setting"):
+            self._unit = gr.Radio([QUALITY, BPP], value=QUALITY, show_label=False, elem_id="unit")
+            self._slider = gr.Slider(
+                0, levels - 1, (levels - 1) / 2, step=0.01, label=QUALITY, elem_id="rate", buttons=[]
+            )
         with gr.Row():
             self._agv = gr.DownloadButton("Download .agv", size="sm", min_width=120, elem_id="agv", interactive=False)
             self._png = gr.DownloadButton("Download PNG", size="sm", min_width=120, elem_id="png", interactive=False)
@@ -211,12 +194,12 @@ class Page:
     @_told
     def _code(self, session: Session | None, unit: str, value: float, view: str) -> Iterator[Updates]:
         if session:
-            yield from self._encode(session.photo, unit, value, view)
+            yield from self._encode(session, unit, value, view)
 
     def _show(self, view: str, session: Session | None) -> Iterator[Updates]:
         yield {self._view: view}
         if session and session.coded:
-            yield from self._show_other(session, view)
+            yield from self.show_other(session, view)
 
     def _read(self, path: str) -> Iterator[Updates]:
         """Decode an .agv file with the model that made it."""
@@ -245,8 +228,9 @@ class Page:
     def _begin(self, photo: Photo, unit: str, value: float, view: str) -> Iterator[Updates]:
         """A new photo, or the same one with another model."""
         slider, value = self._scale(photo, unit, value)
-        yield {self._session: Session(photo), self._slider: slider}
-        yield from self._encode(photo, unit, value, view)
+        session = Session(photo, self._file_of(photo.latent.picture.to_pil(), f"{photo.name}-original.png"))
+        yield {self._session: session, self._slider: slider}
+        yield from self._encode(session, unit, value, view)
 
     def _scale(self, photo: Photo, unit: str, value: float) -> tuple[gr.Slider, float]:
         """The slider for a unit, and its value, moved into the range that photo and model have."""
@@ -255,25 +239,26 @@ class Page:
         value = min(max(value, low), high)
         return gr.Slider(low, high, value, step=0.01 if unit == QUALITY else 0.001, label=unit), value
 
-    def _encode(self, photo: Photo, unit: str, value: float, view: str) -> Iterator[Updates]:
+    def _encode(self, session: Session, unit: str, value: float, view: str) -> Iterator[Updates]:
         """Code the photo at the slider's rate, and show it; MS-SSIM follows, since it takes as long as decoding."""
+        photo = session.photo
         target = {"quality" if unit == QUALITY else "bpp": value}
         coded = coding.code(self._models.get(photo.model), photo, **target)
         png = self._file_of(coded.image, f"{photo.name}.png")
         agv = save_bytes_to_cache(coded.file, f"{photo.name}.agv", self._agv.GRADIO_CACHE)
         yield {
-            self._session: Session(photo, coded),
-            self._wipes[MODEL]: (self._original(photo), png),
+            self._session: session._replace(coded=coded, others=()),
+            self._wipes[MODEL]: (session.original, png),
             self._numbers: figures.table(photo, [coded]),
             self._agv: gr.DownloadButton(value=agv, interactive=True),
             self._png: gr.DownloadButton(value=png, interactive=True),
         }
-        session = Session(photo, coding.with_ms_ssim(coded, photo))
+        session = session._replace(coded=coding.with_ms_ssim(coded, photo), others=())
         yield {self._session: session, self._numbers: figures.table(photo, [session.coded])}
-        yield from self._show_other(session, view)
+        yield from self.show_other(session, view)
 
     @_told
-    def _show_other(self, session: Session, view: str) -> Iterator[Updates]:
+    def show_other(self, session: Session, view: str) -> Iterator[Updates]:
         """The picture of a view that is not made with every file: a classical codec's, or the map of bits."""
         photo = session.photo
         if view == BITS:
@@ -281,12 +266,16 @@ class Page:
             rates = figures.bits_per_pixel(codec, photo, quality_of(session.coded.file))
             yield {
                 self._wipes[BITS]: gr.ImageSlider(
-                    value=(self._original(photo), self._file_of(figures.heat_map(rates, photo), "bits.png")),
+                    value=(session.original, self._file_of(figures.heat_map(rates, photo), "bits.png")),
                     label=f"{_LABELS[BITS]}, at most {rates.max():.2f} per pixel",
                 )
             }
         elif view != MODEL and not session.has(view):
-            other = coding.with_ms_ssim(coding.code_classical(view, photo, session.coded.bpp), photo)
+            try:
+                other = coding.with_ms_ssim(coding.code_classical(view, photo, session.coded.bpp), photo)
+            except ValueError:
+                yield {self._wipes[view]: None}  # not the picture of another rate
+                raise
             session = session._replace(others=(*session.others, other))
             ours = self._file_of(session.coded.image, f"{photo.name}.png")
             yield {
@@ -294,9 +283,6 @@ class Page:
                 self._wipes[view]: (ours, self._file_of(other.image, f"{view}.png")),
                 self._numbers: figures.table(photo, [session.coded, *session.others]),
             }
-
-    def _original(self, photo: Photo) -> str:
-        return self._file_of(photo.latent.picture.to_pil(), f"{photo.name}-original.png")
 
     def _file_of(self, image: Image.Image, name: str) -> str:
         """A PNG file of the page's cache, which Gradio serves and deletes."""
@@ -308,60 +294,3 @@ def _thumbnail(path: Path) -> Image.Image:
         small = image.convert("RGB")
     small.thumbnail((240, 240))
     return small
-
-
-# ------------------------------------------------------------------- serving
-
-
-def build(model: str, max_pixels: int, device: str = "cpu") -> Page:
-    """The page, with all shipped models to choose from, that starts with `model`. Raises DataError for a bad one."""
-    names = shipped.names()
-    return Page(Models(names if model in names else [model, *names], device), model, max_pixels)
-
-
-def serve(
-    model: str,
-    max_pixels: int,
-    *,
-    device: str = "cpu",
-    host: str | None = None,
-    port: int | None = None,
-    share: bool = False,
-) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, then delete the files that it made.
-
-    Without `host` and `port` gradio's environment variables apply, which a Space sets. Raises ConfigError for an
-    address that cannot be had."""
-    with tempfile.TemporaryDirectory(prefix="agvae-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        page = build(model, max_pixels, device)
-        ended = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
-        try:
-            _, address, public = launch(page, host=host, port=port, share=share)
-        except OSError as error:
-            raise ConfigError(f"the page cannot be served: {error}; choose another --port or --host") from error
-        print(f"The page is at {public or address} and ends with Ctrl-C.", flush=True)
-        try:
-            ended.wait()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            page.blocks.close(verbose=False)
-
-
-def launch(page: Page, **address: Any) -> tuple[Any, str, str | None]:
-    """Start to serve a page in the background: the application, its address here, and its public address."""
-    names = {"host": "server_name", "port": "server_port", "share": "share"}
-    return page.blocks.queue(max_size=32).launch(
-        **{names[key]: value for key, value in address.items()},
-        css=_CSS,
-        # The fonts of the system, since others come from the network.
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        footer_links=[],
-        max_file_size=8 * page.max_pixels + 2**20,  # 16-bit RGB without compression, and a little more
-        state_session_capacity=64,
-        prevent_thread_lock=True,
-        quiet=True,
-        ssr_mode=False,
-    )

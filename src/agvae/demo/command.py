@@ -39,7 +39,7 @@ def demo(options: argparse.Namespace) -> None:
     Raises ConfigError if gradio is not installed or a setting cannot work, and DataError for a model that cannot be
     used."""
     try:
-        from agvae.demo import app
+        from agvae.demo import serving
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "gradio":
             raise
@@ -53,7 +53,7 @@ def demo(options: argparse.Namespace) -> None:
         write_space(options.space, model, options.max_pixels)
         print(f"{options.space}: a Space; upload the whole folder")
         return
-    app.serve(
+    serving.serve(
         model,
         options.max_pixels,
         device=options.device,

@@ -30,7 +30,7 @@ _APP = '''"""The page of agvae, as a Space runs it."""
 
 from pathlib import Path
 
-from agvae.demo.app import serve
+from agvae.demo.serving import serve
 
 serve({model}, {max_pixels})
 '''
