@@ -15,6 +15,7 @@ from PIL import Image
 
 from agvae.codec import Codec, model_file
 from agvae.codec.model_file import MODELS_FOLDER
+from agvae.models.coding_order import WholeFeatures
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -65,8 +66,8 @@ def latent_by_torch(file, parsed):
         position += parameters.mu.numel()
         return symbols[position - parameters.mu.numel() : position].view_as(parameters.mu)
 
-    psi = model.hyper_synthesize(z + model.prior.medians, torch.tensor(header.quality, dtype=torch.float64))
-    return model.decode(psi, read)[0].permute(1, 2, 0).numpy()
+    features = model.hyper_features(z + model.prior.medians, torch.tensor(header.quality, dtype=torch.float64))
+    return model.decode(WholeFeatures(features), read)[0].permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("context", ["none", "checkerboard", "multiscale", "quadtree"])

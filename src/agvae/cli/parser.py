@@ -11,6 +11,7 @@ from agvae.arguments import Parser, count, parsed, positive
 from agvae.cli.commands import inform, training
 from agvae.cli.commands.compress import DEFAULT_MODEL, compress
 from agvae.cli.commands.decompress import decompress
+from agvae.cli.commands.demo import demo
 from agvae.cli.streams import STANDARD, say
 
 Command = Callable[[argparse.Namespace], int | None]
@@ -60,6 +61,7 @@ def make_parser() -> Parser:
     _add_export(add)
     _add_shard(add)
     _add_report(add)
+    _add_demo(add)
     return parser
 
 
@@ -192,6 +194,30 @@ def _add_report(add: Add) -> None:
         "-o", "--output", metavar="OUT.html", default="report.html", help="the page (default: report.html)"
     )
     command.add_argument("--title", metavar="TEXT", help="its heading (default: the folders)")
+
+
+def _add_demo(add: Add) -> None:
+    summary = "open a page in the browser to look at the codec"
+    command = add("demo", demo, summary, None, "", "--model mine.safetensors --port 8000")
+    command.add_argument(
+        "--model",
+        metavar="NAME_OR_PATH",
+        help="the model that the page starts with, beside which it offers all of `agvae models` (default: the first)",
+    )
+    command.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    command.add_argument("--port", type=count, metavar="P", help="(default: the first free one from 7860 on)")
+    command.add_argument(
+        "--share", action="store_true", help="make the page public through a tunnel of gradio's, for a week at most"
+    )
+    command.add_argument(
+        "--max-pixels", type=count, metavar="N", default=2**24, help="refuse larger pictures (default: 2^24)"
+    )
+    command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
+    command.add_argument(
+        "--space", metavar="OUT", help="open no page; write a folder that a Hugging Face Space runs as it is"
+    )
 
 
 def _not_negative(text: str) -> float:

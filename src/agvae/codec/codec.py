@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from agvae import metrics
-from agvae.codec import bitstream, model_file
+from agvae.codec import bitstream, model_file, pretrained
 from agvae.codec.bitstream import BitstreamError, File, Header
 from agvae.codec.latent_codec import CodedCell, Coding, LatentCodec
 from agvae.codec.model_file import ModelFile
@@ -63,6 +63,7 @@ class Codec:
         self.fingerprint = model.fingerprint
         self.config = model.config
         self.info = model.info
+        self._file = model
         self.latent_codec = LatentCodec(model.build(self.device), model.tables)
         self.levels = self.model.levels
 
@@ -77,6 +78,15 @@ class Codec:
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> "Codec":
         """The codec of a training checkpoint, as it would be after export. Raises ModelError."""
         return cls(model_file.from_checkpoint(path), Path(path).stem, device)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Codec":
+        """The codec of a folder that `save_pretrained` wrote, on this machine. Raises ModelError."""
+        return cls(pretrained.load(folder), Path(folder).resolve().name, device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as the Hugging Face Hub lays it out: config.json, model.safetensors, README.md."""
+        pretrained.save(self._file, folder, self.name)
 
     @property
     def model(self) -> AGVAE:

@@ -1,5 +1,7 @@
 """The codec that a command asks for: by a model's name or file, or by the file that it is to decode."""
 
+from pathlib import Path
+
 import torch
 
 from agvae.codec import model_file
@@ -9,12 +11,15 @@ from agvae.errors import ConfigError, DataError
 
 
 def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
-    """The codec of a shipped model, a .safetensors file or a training checkpoint, as the commands take them.
+    """The codec of a shipped model, a .safetensors file, a folder of `Codec.save_pretrained` or a training checkpoint.
 
     Raises ConfigError for a device that cannot be had or has no exact float64, and DataError for a model that cannot
     be used."""
     _check_device(device)
-    load = Codec.from_checkpoint if name_or_path.endswith(".ckpt") else Codec.load
+    if name_or_path.endswith(".ckpt"):
+        load = Codec.from_checkpoint
+    else:
+        load = Codec.from_pretrained if Path(name_or_path).is_dir() else Codec.load
     try:
         return load(name_or_path, device)
     except (OSError, ValueError) as error:

@@ -1,0 +1,1 @@
+"""A page in the browser to look at the codec: `agvae demo`."""
