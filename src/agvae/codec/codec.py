@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,10 @@ from torch import Tensor
 from agvae import metrics
 from agvae.codec import bitstream, model_file, rate_control
 from agvae.codec.bitstream import BitstreamError, Header
+from agvae.codec.effort import STEPS, improve
 from agvae.codec.model_file import ModelFile
 from agvae.codec.rate_control import Trial
+from agvae.codec.refinement import Latents, Refiner, Saved
 from agvae.codec.tiling import Tile, run_in_tiles, tile_side, tiles
 from agvae.codec.trials import BORDERS, ScaleCensus, Trimmer, sample, spare
 from agvae.entropy.coder import CodingError, Decoder, Encoder
@@ -39,12 +42,17 @@ Progress = Callable[[float], None]
 _ANALYSIS = 0.7
 """Share of the time that g_a or g_s takes, about; coding the latent takes the rest."""
 
+_SEARCH_STARTS = 0.02
+"""Share of the time after which a search for a better latent starts, about."""
+
 
 class Latent(NamedTuple):
     """A picture after g_a, before its gain: y (1, M, H/16, W/16), and the picture itself."""
 
     y: Tensor
     picture: Picture
+    z_symbols: Tensor | None = None
+    """Symbols of z (1, N, H/64, W/64) in place of those that h_a gives: of a latent that was refined."""
 
 
 class Coding(NamedTuple):
@@ -73,6 +81,7 @@ class Codec:
         self.device = torch.device(device)
         if self.device.type != "cpu" and not is_exact(self.device):
             raise ConfigError(f"device {device} cannot be used: its float64 is not exact")
+        self._file = model
         self.fingerprint = model.fingerprint
         self.config = model.config
         self.info = model.info
@@ -136,14 +145,19 @@ class Codec:
         bytes: int | None = None,
         psnr: float | None = None,
         ms_ssim: float | None = None,
+        effort: int = 0,
         progress: Progress | None = None,
+        saved: Callable[[float], None] | None = None,
     ) -> bytes:
         """The picture as the bytes of an .agv file that meets one target.
 
         quality: from 0, the smallest file, to levels − 1, and any value between; bpp (bits per pixel), bytes: the
         whole file is never larger, and at most 1 % smaller; psnr (dB), ms_ssim: that of the decoded 8-bit picture in
         RGB is never less, and at most 0.05 dB or 0.0005 more. Alpha, EXIF and ICC profile of a PIL image or
-        `Picture` are kept. `progress` is called with the share done.
+        `Picture` are kept.
+
+        effort: how long to search for a better latent, from 0, not at all, to 3 (see agvae.codec.effort). The target
+        holds at every effort. `progress` is called with the share done, `saved` with the bits saved by the search.
 
         Raises TargetError, naming what this picture can have, for a rate or metric out of range, and ValueError for
         a quality out of range or when not exactly one target is given."""
@@ -152,14 +166,57 @@ class Codec:
         if len(given) != 1:
             raise ValueError(f"give one target of {', '.join(targets)}, not {len(given)}")
         ((name, target),) = given
+        if effort not in range(len(STEPS)):
+            raise ValueError(f"effort must be 0 to {len(STEPS) - 1}, not {effort}")
         if name == "quality":
-            fixed = quality_to_fixed(target, self.levels)
+            quality_to_fixed(target, self.levels)
         elif not (math.isfinite(target) and target > 0):
             raise ValueError(f"{name} {target} is no target")
-        latent = image if isinstance(image, Latent) else self.analyze(image, _part(progress, 0, _ANALYSIS))
+        analysis = _SEARCH_STARTS if effort else _ANALYSIS
+        latent = image if isinstance(image, Latent) else self.analyze(image, _part(progress, 0, analysis))
+        file = self._meet(latent, name, target)
+        if not effort:
+            return file
+        share, saved = _part(progress, analysis, 1), saved or (lambda bits: None)
+
+        def report(done: float, bits: float) -> None:
+            if share is not None:
+                share(done)
+            saved(bits)
+
+        return improve(self, file, latent, partial(self._meet, name=name, target=target), name, STEPS[effort], report)
+
+    def refine(self, latent: Latent, quality: int, steps: int, progress: Saved | None = None) -> Latent:
+        """A latent with a smaller R + λ·D at `quality`, in fixed point, or the same, after `steps` steps.
+
+        Raises ConfigError if the model's file does not say which loss it was trained for."""
+        value = quality_from_fixed(quality)
+        with torch.inference_mode():
+            z_symbols, y_bar = self._hyper(latent, value)
+            gain = self._model.scale(torch.ones_like(y_bar[:, :, :1, :1]), value)
+        latents = self._refiner.refine(latent.picture.pixels, Latents(y_bar, z_symbols), value, steps, progress)
+        return latent._replace(y=latents.y_bar / gain, z_symbols=latents.z_symbols)
+
+    def cost(self, file: bytes, picture: Picture) -> float:
+        """R + λ·D of a file, in bits, at its own quality."""
+        quality = quality_from_fixed(bitstream.unpack(file)[0].quality)
+        pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
+        return 8 * len(file) + self._refiner.lagrangian(quality) * pixels * self.distortion(file, picture)
+
+    def distortion(self, file: bytes, picture: Picture) -> float:
+        """What the model's training loss calls the distortion of the picture that `file` decodes to."""
+        return self._refiner.distortion(picture.pixels, np.asarray(self.decompress(file).convert("RGB")))
+
+    @cached_property
+    def _refiner(self) -> Refiner:
+        with torch.inference_mode(False):
+            return Refiner(self._file.build_float(self.device), self.info)
+
+    def _meet(self, latent: Latent, name: str, target: float) -> bytes:
+        """The file that meets one target."""
         header = self._header(latent.picture)
         if name == "quality":
-            return self._encode(latent, header, fixed).pack()
+            return self._encode(latent, header, quality_to_fixed(target, self.levels)).pack()
         last = (self.levels - 1) * QUALITY_STEPS
         if name in ("bpp", "bytes"):
             unit = header.width * header.height / 8 if name == "bpp" else 1
@@ -216,7 +273,7 @@ class Codec:
     def estimate(self, image: Image.Image | np.ndarray | Tensor | Picture | Latent, *, quality: float) -> float:
         """The model's own rate for the symbols that `compress` would code, in bits, without header or coder."""
         latent = image if isinstance(image, Latent) else self.analyze(image)
-        return self._bits(latent.y, quality_from_fixed(quality_to_fixed(quality, self.levels))).item()
+        return self._bits(latent, quality_from_fixed(quality_to_fixed(quality, self.levels))).item()
 
     def _fit(self, latent: Latent, header: Header, size: int, last: int, words: Callable[[int], str]) -> bytes:
         """The file of at most `size` bytes, and at most 1 % less, at a quality from 0 to `last` in fixed point.
@@ -246,7 +303,7 @@ class Codec:
             ratio = guess - census.guess(part) - BORDERS
 
             def measure(fixed: int) -> float:
-                bits = self._bits(part, quality_from_fixed(fixed)).item()
+                bits = self._bits(Latent(part, latent.picture), quality_from_fixed(fixed)).item()
                 return math.log(bits / 8) + np.interp(fixed, np.linspace(0, last, len(ratio)), ratio)
 
         return rate_control.largest_within(code, size, last, guess, spare(self._model), measure, words)
@@ -267,7 +324,7 @@ class Codec:
         encoder = Encoder(self._tables, header.checksum)
         quality = quality_from_fixed(fixed)
         if z_symbols is None:
-            z_symbols, y_bar = self._hyper(latent.y, quality)
+            z_symbols, y_bar = self._hyper(latent, quality)
         else:
             y_bar = self._model.scale(latent.y, quality)
         encoder.push_z(_integers(z_symbols).reshape(z_symbols.shape[1], -1))
@@ -290,9 +347,9 @@ class Codec:
             y_hat[:, :, rows] = self._model.encode(y_bar[:, :, rows], psi, push, need)
         return Coding(header, encoder, z_symbols, y_hat)
 
-    def _bits(self, y: Tensor, quality: Tensor | float) -> Tensor:
-        """The model's rate for each of y (B, M, h, w), in bits, (B,) float64."""
-        z_symbols, y_bar = self._hyper(y, quality)
+    def _bits(self, latent: Latent, quality: Tensor | float) -> Tensor:
+        """The model's rate for a latent, in bits, (B,) float64."""
+        z_symbols, y_bar = self._hyper(latent, quality)
         bits = _bits(self._model.prior(z_symbols + self._model.prior.medians))
 
         def add(cell: Cell, symbols: Tensor, parameters: Parameters) -> None:
@@ -302,9 +359,11 @@ class Codec:
             self._model.encode(y_bar[:, :, rows], psi, add, need)
         return bits
 
-    def _hyper(self, y: Tensor, quality: Tensor | float) -> tuple[Tensor, Tensor]:
+    def _hyper(self, latent: Latent, quality: Tensor | float) -> tuple[Tensor, Tensor]:
         """Symbols of z, and ȳ, at a quality that a stream can carry."""
-        y_bar = self._model.scale(y, quality)
+        y_bar = self._model.scale(latent.y, quality)
+        if latent.z_symbols is not None:
+            return latent.z_symbols, y_bar
         return self._model.hyper_symbols(self._model.hyper_analyze(y_bar, quality)), y_bar
 
     def _psi(
