@@ -18,7 +18,7 @@ from agvae.quality import QUALITY_STEPS
 if TYPE_CHECKING:
     from agvae.codec.codec import Codec, Latent
 
-STEPS = (0, 50, 200, 800)
+STEPS = (0, 60, 200, 600)
 """Steps of gradient descent at each effort."""
 
 _AGAIN = 4

@@ -31,8 +31,8 @@ from agvae.models.transforms import STRIDE_Y, STRIDE_Z
 LADDERS = {"mse": (0.0003, 0.001, 0.003, 0.007, 0.03, 0.05), "msssim": (0.0006, 0.001, 0.003, 0.007, 0.03, 0.07)}
 """λ from the lowest level to the highest where a model file does not say: the paper's, by the name of the loss."""
 
-_RATE_Y, _RATE_Z, _BETAS, _EPSILON = 0.06, 0.08, (0.9, 0.98), 0.5
-"""Adam's rates, in quantiser steps, which fall to zero linearly, its β, and its ε in bits per quantiser step.
+_RATE_Y, _RATE_Z, _EPSILON = 0.06, 0.08, 0.5
+"""Adam's rates, in quantiser steps, which fall to zero linearly, and its ε, in bits per quantiser step.
 
 Most elements are certain to be zero and have next to no gradient: a small ε would move them as far as all others."""
 
@@ -130,9 +130,9 @@ class Refiner:
         y, z = region.start
         medians = self._model.prior.medians
         y, z = y.clone().requires_grad_(), (z + medians).requires_grad_()
-        optimizer = torch.optim.Adam(
-            [{"params": [y], "lr": _RATE_Y}, {"params": [z], "lr": _RATE_Z}], betas=_BETAS, eps=_EPSILON
-        )
+        groups = [{"params": [y], "lr": _RATE_Y}, {"params": [z], "lr": _RATE_Z}]
+        # Adam's second moment remembers as much as there is: a longer memory would hold the noise of the hot start.
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 1 - 1 / max(steps, 10)), eps=_EPSILON)
         decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / steps, total_iters=steps - 1)
         generator = torch.Generator(y.device).manual_seed(0)
         first = least = region.true_cost(y, z)
