@@ -3,15 +3,18 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup quickstart test test-all lint format clean
+.PHONY: help setup quickstart test test-all lint format sweeps clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   evaluate the shipped model, compress a photo, train it a little further"
 	@echo "make test         the tests (some minutes on 2 cores)"
 	@echo "make test-all     with the slow ones"
-	@echo "make lint         what pre-commit checks; make format puts it right"
+	@echo "make lint         what pre-commit checks: style and types"
+	@echo "make format       put the style right"
+	@echo "make sweeps       write sweeps/*.yaml anew from conf/sweep"
 	@echo "make setup        only the virtual environment in $(VENV)"
+	@echo "make clean        delete $(VENV), outputs, multirun and the checkers' caches"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,10 +52,15 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# sweeps/*.yaml, the grids of conf/sweep as W&B reads them.
+sweeps: setup
+	$(BIN)/python sweeps/make.py
+
 clean:
-	rm -rf $(VENV) outputs multirun
+	rm -rf $(VENV) outputs multirun .mypy_cache .pytest_cache .ruff_cache

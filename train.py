@@ -7,13 +7,16 @@ from omegaconf import DictConfig
 
 from agvae.engine import train
 from agvae.errors import exit_on_error, run_hydra
-from agvae.training import runs  # also makes ${run_directory:…} known to the configuration
+from agvae.training import directories
+from agvae.training.multirun import run_job
+
+directories.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        runs.run_job(__file__, HydraConfig.get())
+        run_job(__file__, HydraConfig.get())
     else:
         exit_on_error(train, cfg)
 

@@ -81,14 +81,14 @@ def measure(codec, paths, at):
     from PIL import Image
 
     from agvae.images import load_rgb
-    from agvae.metrics import psnr
+    from agvae.metrics import bits_per_pixel, psnr
 
     results = []
     for path in paths:
         image = Image.fromarray(load_rgb(path))
         latent = codec.analyze(image)
         files = [codec.compress(latent, quality=quality) for quality in at]
-        rates = [8 * len(file) / (image.width * image.height) for file in files]
+        rates = [bits_per_pixel(len(file), *image.size) for file in files]
         results.append([rates, [psnr(image, codec.decompress(file)) for file in files]])
     bpp, decibels = np.mean(results, axis=0).tolist()
     return {"quality": at, "bpp": bpp, "psnr-rgb": decibels}

@@ -33,6 +33,7 @@ from PIL import Image
 
 from agvae.codec import Codec, model_file
 from agvae.entropy.coder import Decoder, Encoder
+from agvae.metrics import bits_per_pixel
 
 PHOTO = (768, 512)
 SIZES = [(768, 512), (2048, 1536), (4000, 3000), (8192, 8192)]
@@ -106,7 +107,7 @@ def targets(path):
             plain, data = best_time(lambda: ours.compress(pixels, quality=quality), repeats)  # noqa: B023
             target, found = best_time(lambda: ours.compress(pixels, bytes=len(data) + 7), repeats)  # noqa: B023
             reached = f"{100 * (len(found) / (len(data) + 7) - 1):+.2f} %"
-            rate = f"{8 * len(data) / pixels[..., 0].size:.2f}"
+            rate = f"{bits_per_pixel(len(data), *size):.2f}"
             yield f"{size[0]}×{size[1]}", rate, f"{plain:.2f}", f"{target:.2f}", f"{target / plain:.2f}", reached
 
     table(("picture", "bpp", "quality, s", "bytes, s", "ratio", "size against target"), rows())

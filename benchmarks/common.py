@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from agvae.data.sample import sample_photos
+from agvae.data.bundled_photos import sample_photos
 from agvae.images import load_rgb
 from agvae.models import AGVAE
 from agvae.models.context import SpatialContext

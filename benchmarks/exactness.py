@@ -37,8 +37,8 @@ import torch
 from common import entropy_layer, random_model, table
 
 from agvae.codec import model_file
+from agvae.data.bundled_photos import sample_photos
 from agvae.data.layouts import list_images
-from agvae.data.sample import sample_photos
 from agvae.entropy.coder import CodingError, Decoder, Encoder
 from agvae.entropy.tables import scale_index
 from agvae.images import load_rgb

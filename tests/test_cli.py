@@ -176,6 +176,7 @@ def test_errors_are_one_line_and_leave_no_file(folder, capsys, arguments, status
         ("--psnr", ["nan", "-3", "inf"]),
         ("--ms-ssim", ["0", "1.5", "nan"]),
         ("--max-pixels", ["0", "-1", "x"]),
+        ("--threads", ["0", "-1", "1.5", "all"]),
     ],
 )
 def test_targets_that_mean_nothing_are_wrong_usage(capsys, option, values):
@@ -342,6 +343,15 @@ def test_a_pipe_that_nobody_reads_is_an_error_of_one_line(folder):
     assert (done.returncode, done.stderr) == (1, "agvae: standard output: Broken pipe\n")
 
 
+def test_lines_of_text_that_nobody_reads_any_more_are_no_error(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = command("info", "photo.agv", "photo.agv")
+    done = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has the device")
 def test_a_full_device_is_an_error_of_one_line(folder):
     with open("/dev/full", "wb") as full:
@@ -471,7 +481,7 @@ def test_work_of_a_moment_shows_no_bar(folder, capsys, monkeypatch):
 
 
 def test_help_and_version_need_nothing_heavy(capsys):
-    code = "import sys, agvae.cli; agvae.cli._parser().format_help(); print(*sys.modules)"
+    code = "import sys, agvae.cli; agvae.cli.parser.make_parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "PIL", "tqdm"} & set(done.stdout.split())
     for arguments in ((), ("--help",), ("compress", "--help"), ("decompress", "--help"), ("info", "--help")):
@@ -499,7 +509,7 @@ def test_the_command_and_the_library_have_the_same_limit_of_pixels():
     from agvae.images import MAX_PIXELS
 
     for name in ("compress", "decompress"):
-        assert cli._parser().parse_args([name, "a", "b"]).max_pixels == MAX_PIXELS
+        assert cli.parser.make_parser().parse_args([name, "a", "b"]).max_pixels == MAX_PIXELS
 
 
 def test_info_says_what_is_inside(folder, capsys):

@@ -23,12 +23,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from agvae.data import Batch, DataConfig, ImageDataModule, evaluation_images, list_images
+from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.data.cache import DiskImages, _fingerprint
 from agvae.data.datasets import centre_crop
 from agvae.data.download import KODAK_SHA256, download
 from agvae.data.layouts import find_files, hold_out
-from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
-from agvae.data.sampling import SampleStream, StreamSampler
+from agvae.data.sample_stream import SampleStream, StreamSampler
 from agvae.errors import ConfigError, DataError
 from agvae.images import load_rgb
 

@@ -24,8 +24,8 @@ from agvae.errors import ConfigError, DataError
 from agvae.files import ASIDE
 from agvae.models import AGVAE
 from agvae.training.acceleration import _compare, choose_precision, compile_networks, try_bfloat16
-from agvae.training.callbacks import DivergenceError, Interrupted, SkippedSteps
-from agvae.training.checkpoints import AtomicCheckpointIO
+from agvae.training.callbacks import DivergenceError, SkippedSteps
+from agvae.training.checkpoints import AtomicCheckpointIO, Interrupted
 from agvae.training.loggers import never_fails
 from agvae.training.optimization import build_optimizer
 

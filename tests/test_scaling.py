@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader
 from agvae.cli import main
 from agvae.data import DataConfig, ImageDataModule, evaluation_images, list_images
 from agvae.data.datasets import collate
-from agvae.data.sampling import ShardStream, StreamSampler
+from agvae.data.sample_stream import ShardStream, StreamSampler
 from agvae.data.shards import INDEX, read_index, write_shards
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError
+from agvae.training.directories import agreed_directory, run_directory
 from agvae.training.module import AGVAEModule
-from agvae.training.runs import agreed_directory, run_directory
 
 ROOT = Path(__file__).parents[1]
 

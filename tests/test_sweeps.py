@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from agvae.errors import ConfigError, JobError
 from agvae.models import AGVAE
 from agvae.reporting import dashboard
-from agvae.training import runs
 from agvae.training.losses import level_lambdas
+from agvae.training.multirun import run_job
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
@@ -61,6 +62,11 @@ def wandb_grid(name: str) -> list[list[str]]:
         {key: {"value": value} for key, value in zip(keys, point, strict=True)} for point in itertools.product(*axes)
     )
     return [create_sweep_command_args({"args": point})["args_no_hyphens"] for point in points]
+
+
+def test_the_files_for_wandb_are_those_made_from_the_grids():
+    made = runpy.run_path(str(ROOT / "sweeps" / "make.py"))["sweep_files"]()
+    assert made == {path: path.read_text() for path in (ROOT / "sweeps").glob("*.yaml")}
 
 
 def test_there_is_a_sweep_for_each_question():
@@ -129,7 +135,7 @@ def test_each_run_of_several_is_a_process_started_as_if_alone(tmp_path):
     here = Path.cwd()
     os.chdir(tmp_path)
     try:
-        runs.run_job(str(script), job(tmp_path, "seed=1"))
+        run_job(str(script), job(tmp_path, "seed=1"))
     finally:
         os.chdir(here)
     told = (tmp_path / "told").read_text().splitlines()
@@ -143,7 +149,7 @@ def test_a_failed_run_of_several_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("raise SystemExit(2)")
     with pytest.raises(JobError, match=r"run 3, in .*here, ended with status 2"):
-        runs.run_job(str(script), job(tmp_path))
+        run_job(str(script), job(tmp_path))
 
 
 @pytest.mark.slow

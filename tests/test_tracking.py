@@ -25,7 +25,7 @@ from agvae.evaluation import published_curves
 from agvae.reporting import dashboard, tracking
 from agvae.reporting.latents import coded_latent
 from agvae.training import environment, loggers
-from agvae.training.metrics import RDCurve
+from agvae.training.rd_curve import RDCurve
 
 CONF = Path(__file__).parents[1] / "conf"
 

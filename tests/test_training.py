@@ -21,8 +21,9 @@ from agvae.codec import model_file
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError
 from agvae.training import loggers
-from agvae.training.callbacks import EMA, Interrupted, LastCheckpoint
-from agvae.training.losses import level_lambdas, level_weights, mse, msssim
+from agvae.training.callbacks import EMA
+from agvae.training.checkpoints import Interrupted, LastCheckpoint
+from agvae.training.losses import level_lambdas, level_weights, ms_ssim_distortion, mse
 from agvae.training.module import AGVAEModule, step_seed
 from agvae.training.optimization import build_optimizer, build_scheduler
 
@@ -83,15 +84,15 @@ def test_distortions_are_per_picture_and_on_the_scale_of_their_ladders(photo):
     x = torch.stack([torch.full((3, 192, 192), 0.5), torch.rand(3, 192, 192)])
     shifted = x + torch.tensor([1 / 255, 2 / 255])[:, None, None, None]
     torch.testing.assert_close(mse(shifted, x), torch.tensor([1.0, 4.0]), rtol=1e-3, atol=0)
-    assert msssim(x, x).abs().max() < 1e-2
-    worse = msssim((x + 0.3 * torch.rand_like(x)).bfloat16(), x)
+    assert ms_ssim_distortion(x, x).abs().max() < 1e-2
+    worse = ms_ssim_distortion((x + 0.3 * torch.rand_like(x)).bfloat16(), x)
     assert worse.dtype == torch.float32
     assert 10 < worse[0] < 1000
 
 
 def test_ms_ssim_of_too_small_a_picture_is_refused():
     with pytest.raises(ConfigError, match="161"):
-        msssim(torch.rand(1, 3, 160, 256), torch.rand(1, 3, 160, 256))
+        ms_ssim_distortion(torch.rand(1, 3, 160, 256), torch.rand(1, 3, 160, 256))
 
 
 def test_ladder_is_spread_over_other_numbers_of_levels():
@@ -232,7 +233,7 @@ def inject(monkeypatch):
                 super().__init__(*args, callbacks=[*extra, *callbacks], **kwargs)
 
         extra = list(callbacks)
-        monkeypatch.setattr("lightning.Trainer", Trainer)
+        monkeypatch.setattr("agvae.training.trainer.Trainer", Trainer)
 
     return add
 

@@ -41,7 +41,7 @@ def _mode(path: str) -> int:
         return stat.S_IFREG | 0o666 & ~_umask()
 
 
-def _replace(path: str, data: bytes, permissions: int) -> None:
+def _replace(path: str, data: bytes | memoryview, permissions: int) -> None:
     descriptor, aside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=ASIDE)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,17 +1,33 @@
-"""Quality of a decoded 8-bit image: PSNR and MS-SSIM in RGB.
+"""Rate and quality of a coded picture: bits per pixel, PSNR and MS-SSIM in RGB.
 
-Both take images as HWC uint8 arrays (or anything `numpy.asarray` makes one of, such as a PIL image).
+Pictures are HWC uint8 arrays, or anything that `numpy.asarray` makes one of, such as a PIL image. Batches are float
+tensors (B, 3, H, W) in [0, 1]. The mean squared error is always that of 8-bit values, on the scale [0, 255].
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Four halvings must leave more than the 11-tap window: (11 - 1) * 2**4.
-MS_SSIM_LARGEST_REFUSED_SIDE = 160
+from agvae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MS_SSIM_SMALLEST_SIDE = 161
+"""In pixels. Four halvings must leave more than the 10 pixels around the centre of an 11-tap window: 10 · 2⁴ + 1."""
 
 _ROWS = 256
+
+
+def bits_per_pixel(size: int, width: int, height: int) -> float:
+    """The rate of a file of `size` bytes: 8 · size / (width · height).
+
+    >>> bits_per_pixel(1000, width=100, height=80)
+    1.0
+    """
+    return 8 * size / (width * height)
 
 
 def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
@@ -30,19 +46,42 @@ def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
     return 10 * math.log10(255**2 * reference.size / total) if total else math.inf
 
 
+def psnr_of_mse(mse: "Tensor") -> "Tensor":
+    """The same from mean squared errors of any shape; infinite at 0."""
+    return 10 * (255**2 / mse).log10()
+
+
 def ms_ssim(reference: ArrayLike, decoded: ArrayLike) -> float:
     """Multi-scale structural similarity in [0, 1], five scales, mean over channels (Wang et al. 2003).
 
-    NaN where it is not defined: an image whose short side is at most 160 pixels has no fifth scale.
+    NaN where it is not defined: an image with a side under 161 pixels has no fifth scale.
     """
     reference, decoded = _pair(reference, decoded)
-    if min(reference.shape[:2]) <= MS_SSIM_LARGEST_REFUSED_SIDE:
+    if min(reference.shape[:2]) < MS_SSIM_SMALLEST_SIDE:
         return math.nan
     import torch
-    from pytorch_msssim import ms_ssim as _ms_ssim
+    from pytorch_msssim import ms_ssim as of_tensors
 
     x, y = (torch.tensor(image).permute(2, 0, 1)[None].float() for image in (reference, decoded))
-    return _ms_ssim(x, y, data_range=255).item()
+    return of_tensors(x, y, data_range=255).item()
+
+
+def ms_ssim_of_batch(x_hat: "Tensor", x: "Tensor") -> "Tensor":
+    """The same of each picture of a batch, float32 even under autocast: (B, 3, H, W) in [0, 1] twice -> (B,).
+
+    Its gradient is defined. Raises ConfigError when a side is under 161 pixels."""
+    import torch
+    from pytorch_msssim import ms_ssim as of_tensors
+
+    if min(x.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
+        raise ConfigError(
+            f"MS-SSIM has five scales: both sides must be at least {MS_SSIM_SMALLEST_SIDE} pixels, "
+            f"not {x.shape[-1]}x{x.shape[-2]}; choose larger patches and images, or loss=mse"
+        )
+    with torch.autocast(x.device.type, enabled=False):
+        # Contiguous: cuDNN, which takes channels last, may blur in TF32, and then E[x²] − E[x]² is far off.
+        x_hat, x = (v.float().contiguous() for v in (x_hat, x))
+        return of_tensors(x_hat, x, data_range=1, size_average=False)
 
 
 def ms_ssim_db(value: float) -> float:

@@ -222,10 +222,10 @@ class Codec:
             unit = header.width * header.height / 8 if name == "bpp" else 1
             words = (lambda size: f"{size / unit:.4f} bpp") if name == "bpp" else "{} bytes".format
             return self._fit(latent, header, max(1, int(target * unit)), last, words)
-        if name == "ms_ssim" and min(header.width, header.height) <= metrics.MS_SSIM_LARGEST_REFUSED_SIDE:
+        if name == "ms_ssim" and min(header.width, header.height) < metrics.MS_SSIM_SMALLEST_SIDE:
             raise rate_control.TargetError(
                 f"MS-SSIM is not defined for a picture of {header.width}×{header.height}: five scales need sides "
-                f"over {metrics.MS_SSIM_LARGEST_REFUSED_SIDE} pixels"
+                f"of at least {metrics.MS_SSIM_SMALLEST_SIDE} pixels"
             )
         measure = getattr(metrics, name)
 

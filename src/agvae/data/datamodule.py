@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, DistributedSampler
@@ -30,11 +30,16 @@ from agvae.data.datasets import (
     read_headers,
 )
 from agvae.data.layouts import find_files, hold_out, list_images
-from agvae.data.sampling import SampleStream, ShardStream, StreamSampler
+from agvae.data.sample_stream import SampleStream, ShardStream, StreamSampler
 from agvae.data.shards import ShardImages, read_index
 from agvae.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
+
+
+def batches_done(trainer: Trainer) -> int:
+    """How many batches each process has trained on since the run began. Lightning restores it on resuming."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
 class ImageDataModule(LightningDataModule):
@@ -159,7 +164,7 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(self.pictures, batch_size=1, sampler=everything, collate_fn=collate)
 
     def _batches_done(self) -> int:
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
+        return batches_done(self.trainer) if self.trainer else 0
 
     def _split(self, train: list[Path], held_out: list[Path] | None) -> tuple[list[Path], list[Path]]:
         if held_out is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from agvae.data.config import STRIDE
-from agvae.data.sampling import SampleStream
+from agvae.data.sample_stream import SampleStream
 from agvae.errors import DataError
 from agvae.images import ImageError, image_size, load_rgb
 

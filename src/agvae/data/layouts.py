@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.data.config import DataConfig
 from agvae.data.download import KODAK_SHA256, KODAK_URL, download
-from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
 from agvae.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".ppm", ".pgm"})

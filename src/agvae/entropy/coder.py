@@ -35,9 +35,9 @@ import math
 import zlib
 
 import numpy as np
-from numba import njit
 
 from agvae.entropy.tables import PRECISION, SYMBOL_LIMIT, TOTAL, Tables
+from agvae.machine_code import compiled
 
 
 class CodingError(ValueError):
@@ -252,7 +252,7 @@ _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _LENGTH_BITS = 5
 _MAX_LENGTH = 24
 
-_kernel = njit(cache=True, nogil=True, error_model="numpy")
+_kernel = compiled(nogil=True, error_model="numpy")
 
 
 @_kernel

@@ -10,6 +10,7 @@ from PIL import Image
 
 from agvae.codec.rate_control import TargetError
 from agvae.errors import ConfigError
+from agvae.metrics import bits_per_pixel
 
 
 class MissingCodecError(ConfigError):
@@ -44,12 +45,11 @@ def at_rate(codec: ClassicalCodec, image: Image.Image | np.ndarray, bpp: float) 
     takes gives the highest quality; one below what the lowest takes raises TargetError.
     """
     picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
-    pixels = picture.width * picture.height
     low, high, best = 0, len(codec.scale), None
     while low < high:
         middle = (low + high) // 2
         data = codec.encode(picture, codec.scale[middle])
-        if 8 * len(data) <= bpp * pixels:
+        if bits_per_pixel(len(data), *picture.size) <= bpp:
             low = middle + 1
             if best is None or len(data) >= len(best[0]):
                 best = data, codec.scale[middle]
@@ -57,10 +57,11 @@ def at_rate(codec: ClassicalCodec, image: Image.Image | np.ndarray, bpp: float) 
             high, smallest = middle, len(data)
     if best is None:
         raise TargetError(
-            f"{bpp:g} bpp is out of range: {codec.name} takes {8 * smallest / pixels:.4f} bpp at least for this picture"
+            f"{bpp:g} bpp is out of range: {codec.name} takes "
+            f"{bits_per_pixel(smallest, *picture.size):.4f} bpp at least for this picture"
         )
     data, quality = best
-    return Coded(np.array(codec.decode(data)), 8 * len(data) / pixels, quality)
+    return Coded(np.array(codec.decode(data)), bits_per_pixel(len(data), *picture.size), quality)
 
 
 @dataclass(frozen=True)

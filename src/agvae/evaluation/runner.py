@@ -18,7 +18,7 @@ from agvae.errors import ConfigError, is_out_of_memory
 from agvae.evaluation.rd import RESULTS, Curve, finite_or_none, mean_curve, slug
 from agvae.files import write_atomically
 from agvae.images import load_rgb
-from agvae.metrics import ms_ssim, psnr
+from agvae.metrics import bits_per_pixel, ms_ssim, psnr
 from agvae.quality import check_quality, half_levels
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _measure(codec: ImageCodec, image: Image.Image, qualities: Sequence[float]) 
                 "width": image.width,
                 "height": image.height,
                 "bytes": len(data),
-                "bpp": 8 * len(data) / pixels,
+                "bpp": bits_per_pixel(len(data), image.width, image.height),
                 "psnr-rgb": psnr(image, decoded),
                 "ms-ssim-rgb": ms_ssim(image, decoded),
                 "encoding_time": analysis_time + encoded - start,

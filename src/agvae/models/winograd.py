@@ -24,8 +24,9 @@ from itertools import pairwise, product
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from agvae.machine_code import compiled
 
 TILES = 128
 """Most tiles at once, so that their values stay near the processor."""
@@ -196,7 +197,7 @@ def _share(function: Callable, count: int, *arguments) -> None:
             done.result()
 
 
-_kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+_kernel = compiled(nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @_kernel

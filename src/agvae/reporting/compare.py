@@ -14,7 +14,7 @@ from agvae.evaluation import KODAK_IMAGES, METRICS, Curve, bd_rate, published_cu
 from agvae.evaluation.rd import BDRate, loss_between_levels, pchip
 from agvae.reporting.runs import EvaluationRun, Runs, TrainingRun
 from agvae.training.losses import level_lambdas
-from agvae.training.runs import flat
+from agvae.training.resume import flat
 
 LEVELS, GAIN, ENTROPY, LAMBDAS = "model.gain.levels", "model.gain.name", "model.entropy", "loss.lambdas"
 

@@ -248,13 +248,13 @@ class LatentView:
     def at(cls, codec: "Codec", image: np.ndarray, picture: str, **target: float) -> "LatentView":
         """At a target of `Codec.compress`; raises DataError if the model cannot meet it."""
         from agvae.codec.bitstream import quality_of
-        from agvae.metrics import psnr
+        from agvae.metrics import bits_per_pixel, psnr
         from agvae.reporting.latents import coded_latent
 
         latent = codec.analyze(image)
         data = _compressed(codec, latent, picture, **target)
         coded = coded_latent(codec.model, latent.y, quality_of(data))
-        bpp = 8 * len(data) / (image.shape[0] * image.shape[1])
+        bpp = bits_per_pixel(len(data), image.shape[1], image.shape[0])
         return cls(codec, picture, bpp, psnr(image, codec.decompress(data)), coded)
 
     @property
@@ -367,9 +367,10 @@ def _at_rate(codec: "ClassicalCodec", image: np.ndarray, bpp: float, picture: st
 def _ours_at_rate(codec: "Codec", image: np.ndarray, bpp: float, picture: str) -> "Coded":
     from agvae.codec.bitstream import quality_of
     from agvae.evaluation.classical import Coded
+    from agvae.metrics import bits_per_pixel
 
     data = _compressed(codec, image, picture, bpp=bpp)
-    rate, quality = 8 * len(data) / (image.shape[0] * image.shape[1]), quality_of(data)
+    rate, quality = bits_per_pixel(len(data), image.shape[1], image.shape[0]), quality_of(data)
     return Coded(np.asarray(codec.decompress(data)), rate, quality)
 
 

@@ -24,7 +24,7 @@ from agvae.models import AGVAE
 from agvae.reporting.figures import channel_rate_figure, gain_figure, rd_figure, reconstruction_figure, rendered
 from agvae.reporting.latents import coded_latent
 from agvae.training.loggers import Forgiving
-from agvae.training.metrics import Measured
+from agvae.training.rd_curve import Measured
 
 ANCHORS = {"bpg": "bpg444", "vtm": "vtm"}
 """What a validation on Kodak is compared with: the name in logged values, and that of the published curve."""

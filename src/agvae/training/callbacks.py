@@ -1,8 +1,7 @@
-"""What happens around the training step: averaged weights, the last checkpoint, the RD curve on disk."""
+"""Callbacks around the training step: averaged weights, skipped steps, waiting for data, the RD curve on disk."""
 
 import csv
 import logging
-import signal
 import time
 from collections import deque
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -87,118 +85,6 @@ class EMA(Callback):
 
 def _averaged(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
-
-
-class Interrupted(SystemExit):
-    """Training was stopped by a signal, between two steps and with its checkpoint written.
-
-    The exit status is 128 + signal on rank zero and 0 on the others."""
-
-
-class LastCheckpoint(Checkpoint):
-    """Keeps `path` a checkpoint of the last step, however training ends, and of every `every_n_steps` before.
-
-    It is written before and after each validation, too: after, so that what depends on it (the best one so far, a
-    plateau's schedule) is resumed; before, so that a run which ends while it validates does so again when resumed.
-    Ctrl-C (or SIGTERM) lets the step under way, or the picture that is validated on, finish, saves, and leaves with
-    `Interrupted`; a second Ctrl-C leaves at once. Where the disk is full, training goes on and the checkpoint before
-    stays; if the last one of all cannot be written either, DataError says so at the end.
-    """
-
-    def __init__(self, path: str | Path, every_n_steps: int):
-        """Raises ConfigError for less than one step."""
-        self.path = Path(path)
-        if every_n_steps < 1:
-            raise ConfigError(f"callbacks.last.every_n_steps={every_n_steps} is not a number of steps from 1 on")
-        self.every_n_steps = every_n_steps
-        self.saved_step = 0
-        self.validation_due = False
-        self.training = False
-        self.signal: int | None = None
-        self.handlers: dict[int, Any] = {}
-
-    def state_dict(self) -> dict[str, bool]:
-        return {"validation_due": self.validation_due}
-
-    def load_state_dict(self, state: dict[str, bool]) -> None:
-        self.validation_due = state["validation_due"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.training = True
-        self.saved_step = trainer.global_step
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.handlers[number] = signal.signal(number, self._note_signal)
-        if trainer.received_sigterm:  # in the sanity check; Lightning would leave with status 0
-            self.signal, trainer._signal_connector.received_sigterm = signal.SIGTERM, False
-        if self.validation_due:  # Lightning would go on with the next step
-            loop = trainer.fit_loop.epoch_loop.val_loop
-            loop.restarting, trainer.validating = False, True
-            loop.run()
-            trainer.training = True
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.fit_loop._should_accumulate():
-            return  # a checkpoint does not hold gradients
-        self.validation_due = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        step, stopped = trainer.global_step, self._stopped(trainer)
-        # Saved here rather than at the end of training, the position in the epoch is still that of the step.
-        due = self.validation_due or step == trainer.max_steps or step % self.every_n_steps == 0
-        if stopped or trainer.should_stop or due:
-            self._save(trainer)
-        if stopped:
-            self._leave(trainer)
-
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self.training and not trainer.fit_loop._should_accumulate() and self._stopped(trainer):
-            self._leave(trainer)  # saved it is
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validation_due = self.validation_due and not self.training
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.training and not trainer.fit_loop._should_accumulate():
-            self._save(trainer, again=True)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
-        if failure := getattr(trainer.strategy.checkpoint_io, "failure", None):
-            raise DataError(
-                f"the last checkpoint could not be saved: {failure}; free some space, and go on from the one before "
-                "with ckpt_path=last"
-            )
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # FSDP gathers weights to save them: a rank that fails alone would wait for the others for ever.
-        if self.training and not isinstance(trainer.strategy, FSDPStrategy):
-            self._save(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}
-        self.training = False
-
-    def _note_signal(self, number: int, frame: Any) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def _stopped(self, trainer: Trainer) -> bool:
-        """Whether a signal has come, on whichever rank: all leave at the same place."""
-        stopped = self.signal is not None
-        return trainer.strategy.reduce_boolean_decision(stopped, all=False) if trainer.world_size > 1 else stopped
-
-    def _leave(self, trainer: Trainer) -> None:
-        trainer.strategy.barrier()  # the launcher kills rank zero, writing or not, once another rank has failed
-        raise Interrupted(128 + (self.signal or signal.SIGINT) if trainer.is_global_zero else 0)
-
-    def _save(self, trainer: Trainer, again: bool = False) -> None:
-        if self.saved_step == trainer.global_step and not again:
-            return
-        self.saved_step = trainer.global_step
-        # Trainer.save_checkpoint without its barrier, at which a rank that fails alone would wait for ever.
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        trainer.strategy.save_checkpoint(checkpoint, self.path)
 
 
 class DivergenceError(DataError):

@@ -28,7 +28,7 @@ def package_versions() -> dict[str, str]:
     versions = {}
     with suppress(PackageNotFoundError):  # of agvae itself, where it is run from its folder alone
         needed = [requirement for requirement in requires("agvae") or () if "extra ==" not in requirement]
-        for name in ["agvae", *(re.match(r"[\w.-]+", requirement)[0] for requirement in needed)]:
+        for name in ["agvae", *(re.findall(r"^[\w.-]+", requirement)[0] for requirement in needed)]:
             with suppress(PackageNotFoundError):
                 versions[name] = version(name)
     return versions

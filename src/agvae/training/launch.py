@@ -2,7 +2,6 @@
 
 import logging
 import os
-import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,25 +11,16 @@ import torch
 import torch.distributed
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from agvae.errors import ConfigError
-
-_SET_BY_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+from agvae.training import lightning_internals
 
 
 def quiet() -> None:
     """Silence what Lightning says about itself and about choices that are ours, so that what it says can be heard."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # patches come from memory
-        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own
-        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
-        ".*sync_dist=True.*",  # the RD curve is gathered over ranks before it is logged
-        ".*smaller than the logging interval.*",  # steps are counted over the ends of epochs
-        ".*litlogger.*",
-    ):
+    for message in lightning_internals.WARNINGS_TO_SILENCE:
         warnings.filterwarnings("ignore", message)
 
 
@@ -47,17 +37,15 @@ def launched(trainer: Trainer, last: Path) -> Iterator[None]:
 
     Nothing of them is left that a later run of this process would take for its own. `last` is the run's last
     checkpoint, from which this process learns how far processes came that were spawned."""
-    kept = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
+    kept = lightning_internals.environment_of_lightning()
     try:
         yield
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and last.is_file():
-            trainer.fit_loop.load_state_dict(
-                torch.load(last, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
-            )
+        if lightning_internals.runs_in_spawned_processes(trainer) and last.is_file():
+            lightning_internals.restore_progress(trainer, torch.load(last, map_location="cpu", weights_only=True))
     except SystemExit:
         raise  # all ranks leave together
     except BaseException:
-        for process in _started_by(trainer):
+        for process in lightning_internals.started_processes(trainer):
             process.kill()  # it may wait for this one in a collective
         raise
     finally:
@@ -69,17 +57,12 @@ def launched(trainer: Trainer, last: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _started_by(trainer: Trainer) -> list[subprocess.Popen]:
-    processes = getattr(trainer.strategy.launcher, "procs", [])
-    return [process for process in processes if isinstance(process, subprocess.Popen)]
-
-
 def _wait_for_others(trainer: Trainer) -> None:
-    started = _started_by(trainer)
+    started = lightning_internals.started_processes(trainer)
     for process in started:
         process.wait()
     if started:
-        trainer.strategy.launcher.procs.clear()  # Lightning's observer of them then ends too
+        lightning_internals.forget_processes(trainer)
         if torch.distributed.is_initialized():  # by this run, for processes that are no more
             torch.distributed.destroy_process_group()
 

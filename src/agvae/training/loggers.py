@@ -19,6 +19,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from agvae.files import write_atomically
+from agvae.training.lightning_internals import started_wandb_run, wandb_options
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class ForgivingWandbLogger(WandbLogger):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        del self._wandb_init["anonymous"]  # which W&B has given up, and warns of even where it is None
+        del wandb_options(self)["anonymous"]  # which W&B has given up, and warns of even where it is None
         # W&B raises nearly anything, from a full disk to a service that has died.
         self.forgiving = Forgiving("W&B failed, and the run goes on without it")
 
@@ -71,8 +72,8 @@ class ForgivingWandbLogger(WandbLogger):
             try:
                 return super().experiment
             except Exception as error:
-                log.warning("W&B cannot start %s, it is now %s: %s", self._wandb_init["mode"], fallback, error)
-                self._wandb_init["mode"] = fallback
+                log.warning("W&B cannot start %s, it is now %s: %s", wandb_options(self)["mode"], fallback, error)
+                wandb_options(self)["mode"] = fallback
         return super().experiment
 
     @rank_zero_only
@@ -89,8 +90,8 @@ class ForgivingWandbLogger(WandbLogger):
     def finalize(self, status: str) -> None:
         with self.forgiving:
             super().finalize(status)
-            if self._experiment is not None:
-                self._experiment.finish(exit_code=0 if status == "success" else 1)
+            if (run := started_wandb_run(self)) is not None:
+                run.finish(exit_code=0 if status == "success" else 1)
 
 
 def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
@@ -138,7 +139,7 @@ def logged_in() -> bool:
     """Whether a key for the W&B host is in the environment or in the netrc file, where `wandb login` writes it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    hosts = [urlparse(_address()).hostname]
+    hosts = [urlparse(_address()).hostname or ""]
     if not os.environ.get("WANDB_BASE_URL"):
         hosts.append("api.wandb.ai")  # where W&B's own service was, and logins of the time are for
     candidates = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]

@@ -3,14 +3,10 @@
 import math
 from collections.abc import Sequence
 
-import torch
-from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor
 
 from agvae.errors import ConfigError, numbers
-from agvae.metrics import MS_SSIM_LARGEST_REFUSED_SIDE
-
-MS_SSIM_SMALLEST_SIDE = MS_SSIM_LARGEST_REFUSED_SIDE + 1
+from agvae.metrics import ms_ssim_of_batch
 
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -18,33 +14,13 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
     return (x_hat.float() - x.float()).square().mean(dim=(1, 2, 3)) * 255**2
 
 
-def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """MS-SSIM of each image, five scales, float32 even under autocast: (B, 3, H, W) in [0, 1] twice -> (B,).
-
-    Raises ConfigError when a side is shorter than 161."""
-    if min(x.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
-        raise ConfigError(
-            f"MS-SSIM has five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} pixels, "
-            f"and an image of {x.shape[-1]}x{x.shape[-2]} came; choose larger patches and images, or loss=mse"
-        )
-    with torch.autocast(x.device.type, enabled=False):
-        # Contiguous: cuDNN, which takes channels last, may blur in TF32, and then E[x²] − E[x]² is far off.
-        x_hat, x = (v.float().contiguous() for v in (x_hat, x))
-        return _ms_ssim(x_hat, x, data_range=1, size_average=False)
-
-
-def msssim(x_hat: Tensor, x: Tensor) -> Tensor:
+def ms_ssim_distortion(x_hat: Tensor, x: Tensor) -> Tensor:
     """1000·(1 − MS-SSIM) of each image: (B, 3, H, W) in [0, 1] twice -> (B,)."""
-    return 1000 * (1 - ms_ssim(x_hat, x))
+    return 1000 * (1 - ms_ssim_of_batch(x_hat, x))
 
 
-DISTORTIONS = {"mse": mse, "msssim": msssim}
+DISTORTIONS = {"mse": mse, "msssim": ms_ssim_distortion}
 """`loss.name` -> distortion of each image, (B,), on the scale that its λ ladder is meant for."""
-
-
-def psnr(mse: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB from the mean squared error on [0, 255], any shape."""
-    return 10 * torch.log10(255**2 / mse)
 
 
 def lambda_ladder(ladder: Sequence[float], levels: int) -> list[float]:

@@ -5,29 +5,28 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from agvae.data import Batch
+from agvae.data.datamodule import batches_done
 from agvae.errors import ConfigError, numbers
+from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, psnr_of_mse
 from agvae.models import AGVAE
 from agvae.quality import check_quality, half_levels
+from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
     DISTORTIONS,
-    MS_SSIM_SMALLEST_SIDE,
     level_lambdas,
     level_weights,
-    ms_ssim,
+    ms_ssim_distortion,
     mse,
-    msssim,
-    psnr,
     trained_levels,
 )
-from agvae.training.metrics import Measured, RDCurve
 from agvae.training.optimization import build_optimizer, build_scheduler, check
+from agvae.training.rd_curve import Measured, RDCurve
 
 LEVEL_SAMPLINGS = ("stratified", "sample", "batch")
 
@@ -124,8 +123,8 @@ class AGVAEModule(LightningModule):
         Levels and noise depend on nothing but the seed, the rank and the number of batches done, so that a resumed
         run draws what the uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all
         gradients NaN, and so, summed over ranks, those of every rank."""
-        batches_done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, batches_done))
+        done = batches_done(self.trainer)
+        torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, done))
         x = self.pixels(batch.image)
         level = self.draw_levels(len(x))
         out = self.model(x, level.float())
@@ -137,7 +136,7 @@ class AGVAEModule(LightningModule):
             decoded = mse(out.x_hat.clamp(0, 1), x)
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/bpp", bpp.mean(), prog_bar=True)
-            self.log("train/psnr", psnr(decoded).mean(), prog_bar=True)
+            self.log("train/psnr", psnr_of_mse(decoded).mean(), prog_bar=True)
             self.log("train/aux_loss", aux_loss)
             # Reading which levels were drawn waits for the device, so only when the values are kept.
             if logs_after(self.trainer, self.global_step + 1):
@@ -198,7 +197,7 @@ class AGVAEModule(LightningModule):
     def _gradient_norm(self, parameters: list[nn.Parameter]) -> Tensor:
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         # Under FSDP each process holds a share of each gradient.
-        if isinstance(getattr(self._trainer, "strategy", None), FSDPStrategy):
+        if is_sharded(trainer_of(self)):
             norm = self.trainer.strategy.reduce(norm.to(self.device).square(), reduce_op="sum").sqrt()
         return norm
 
@@ -219,12 +218,12 @@ class AGVAEModule(LightningModule):
             decoded_8bit = (out.x_hat.float().clamp(0, 1) * 255).round()
             decoded = decoded_8bit / 255
             defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
-            similarity = ms_ssim(decoded, x) if defined else torch.full_like(bpp, torch.nan)
+            similarity = ms_ssim_of_batch(decoded, x) if defined else torch.full_like(bpp, torch.nan)
             loss = torch.full_like(bpp, torch.nan)
-            if quality == int(quality) and (defined or self.distortion is not msssim):
+            if quality == int(quality) and (defined or self.distortion is not ms_ssim_distortion):
                 s = int(quality)
                 loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
-            db = psnr(mse(decoded, x))
+            db = psnr_of_mse(mse(decoded, x))
             self.curve.update(index, bpp, db, similarity, loss)
             channel_bpp = -out.y_likelihoods.log2().sum((2, 3)) / pixels
             measured.append(Measured(quality, bpp, db, similarity, channel_bpp, decoded_8bit.byte()))

@@ -26,7 +26,7 @@ HELD_OUT = ("chelsea.png", "coffee.png")
 def sample_folder() -> Path:
     """Where scikit-image keeps its pictures; raises DataError if it is not installed."""
     spec = importlib.util.find_spec("skimage")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise DataError("data=sample needs scikit-image, which ships the photos: pip install scikit-image")
     return Path(spec.submodule_search_locations[0]) / "data"
 

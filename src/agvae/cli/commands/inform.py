@@ -1,0 +1,71 @@
+"""`agvae info` and `agvae models`: facts about .agv files and the shipped models."""
+
+import argparse
+import json
+
+from agvae.cli.jobs import Job
+from agvae.cli.streams import fail, read, say
+
+
+def info(options: argparse.Namespace) -> int:
+    """Print the facts of each file, as a block of lines or a line of JSON."""
+    status, shown = 0, 0
+    for path in options.paths:
+        try:
+            facts = _facts(Job(path, ""))
+        except (ValueError, OSError) as error:
+            status = fail(error, 1)
+            continue
+        if options.json:
+            say(json.dumps(facts))
+        else:
+            facts["grey"] = "yes" if facts["grey"] else "no"
+            lines = [f"{name.replace('_', ' '):13} {value}" for name, value in facts.items()]
+            say("\n".join([""] * (shown > 0) + lines))
+        shown += 1
+    return status
+
+
+def _facts(job: Job) -> dict[str, str | int | float]:
+    """The header of the file `job.input`. Raises ValueError, which names the file, or OSError."""
+    try:
+        data = read(job.input)
+        from agvae.codec.bitstream import unpack
+        from agvae.metrics import bits_per_pixel
+        from agvae.quality import quality_from_fixed
+
+        header, stream = unpack(data)
+    except ValueError as error:
+        raise ValueError(f"{job.source}: {error}") from error
+    return {
+        "file": job.input,
+        "width": header.width,
+        "height": header.height,
+        "grey": header.grey,
+        "quality": quality_from_fixed(header.quality),
+        "bytes": len(data),
+        "header_bytes": len(data) - len(stream),
+        "alpha_bytes": len(header.alpha),
+        "exif_bytes": len(header.exif),
+        "icc_bytes": len(header.icc),
+        "bpp": bits_per_pixel(len(data), header.width, header.height),
+        "model": header.fingerprint.hex(),
+    }
+
+
+def models(options: argparse.Namespace) -> None:
+    """Print a line for each shipped model."""
+    from agvae.codec import model_file
+
+    names = model_file.names_of_models()
+    for name in names:
+        model = model_file.load(name)
+        parts = model.config
+        count = sum(w.numel() for w in model.weights.values())
+        say(
+            f"{name}: {parts['transforms']['name']}, {parts['gain']['name']} with {parts['gain']['levels']} levels, "
+            f"{parts['entropy']['name']}, context {parts['context']['name']}, {count / 1e6:.1f} M parameters, "
+            f"{model.fingerprint.hex()}"
+        )
+    if not names:
+        say("No trained model comes with this version; train one with train.py and use its file with --model.")

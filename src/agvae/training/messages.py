@@ -1,0 +1,77 @@
+"""Lines that a run prints on standard output: its settings at the start, its files and the next commands at the end."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from agvae.data import ImageDataModule
+from agvae.training.directories import CHECKPOINTS
+from agvae.training.module import AGVAEModule
+
+
+@rank_zero_only
+def say(lines: Iterator[str]) -> None:
+    """Print lines, on the first rank alone."""
+    for line in lines:
+        print(line)
+
+
+def opening(
+    config: dict[str, Any],
+    run_dir: Path,
+    trainer: Trainer,
+    module: AGVAEModule,
+    data: ImageDataModule,
+    first_step: int | None,
+) -> Iterator[str]:
+    """The settings of a run that starts, or goes on from `first_step`."""
+    yield f"run:        {run_dir}" + (f", from step {first_step}" if first_step is not None else "")
+    yield f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}"
+    yield f"levels:     {module.model.levels}, λ = {', '.join(f'{value:.4g}' for value in module.lambdas)}"
+    yield f"data:       {len(data.patches or ())} images to train on, {len(data.pictures or ())} to validate on"
+    yield f"batch:      {_batch(trainer, config['data']['batch_size'])}"
+    yield f"rate:       {config['optimizer']['lr']:g}, {config['scheduler']['name']}, on any number of devices"
+    yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+
+
+def closing(run_dir: Path, trainer: Trainer) -> Iterator[str]:
+    """The files of a run that has ended after at least one step, and the commands that go on with them."""
+    folder = run_dir / CHECKPOINTS
+    kept = sorted(path.name for path in folder.glob("*.ckpt"))
+    if not kept or not trainer.global_step:
+        return
+    best = folder / ("best.ckpt" if "best.ckpt" in kept else "last.ckpt")
+    logs = [str(run_dir / name) for name in ("rd.csv", "csv", "wandb", "tensorboard") if (run_dir / name).exists()]
+    yield f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}"
+    yield f"logs:       {', '.join(logs)}"
+    yield f"go on with: python evaluate.py checkpoint={best}"
+    yield f"            agvae export {best} model.safetensors"
+    if trainer.global_step != trainer.max_steps:
+        yield f"            {_resume_command(folder / 'last.ckpt')}"
+
+
+def _model_name(config: dict[str, Any]) -> str:
+    return ", ".join(f"{part} {choice['name']}" for part, choice in config["model"].items())
+
+
+def _batch(trainer: Trainer, batch_size: int) -> str:
+    """Patches of an optimiser step, and how they come together."""
+    parts = [f"{batch_size} on each of {trainer.world_size} device{'s' * (trainer.world_size > 1)}"]
+    if trainer.num_nodes > 1:
+        parts.append(f"{trainer.num_nodes} nodes")
+    if trainer.accumulate_grad_batches > 1:
+        parts.append(f"{trainer.accumulate_grad_batches} batches accumulated")
+    step = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    whole = f", {step * trainer.max_steps:,} in {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
+    return f"{step} patches a step ({', '.join(parts)}){whole}"
+
+
+def _resume_command(last: Path) -> str:
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    kept = [override for override in given if not override.startswith("ckpt_path=")]
+    return shlex.join(["python", "train.py", *kept, f"ckpt_path={last}"])

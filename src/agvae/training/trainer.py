@@ -1,0 +1,67 @@
+"""Lightning's trainer for a run, with everything that goes around the training step."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from agvae.errors import ConfigError
+from agvae.training import acceleration, launch
+from agvae.training.callbacks import EMA, Compile
+from agvae.training.checkpoints import AtomicCheckpointIO
+from agvae.training.loggers import never_fails
+
+
+def build_trainer(config: dict[str, Any], run_dir: Path, checkpoint: dict[str, Any]) -> Trainer:
+    """The trainer of a resolved configuration; a resumed `checkpoint` (else empty) may decide its precision.
+
+    The options in force, such as the chosen precision, become config["trainer"]. Raises ConfigError for a choice that
+    cannot work."""
+    options = dict(config["trainer"])
+    interval, steps = options["val_check_interval"], options["max_steps"]
+    if isinstance(interval, int) and isinstance(steps, int) and 0 < steps < interval:
+        options["val_check_interval"] = steps  # so that a short run ends with an RD curve too
+    callbacks, loggers = _callbacks(config), _loggers(config)
+    if options["precision"] == "auto":
+        options["precision"] = acceleration.choose_precision(options, config["model"], checkpoint.get("precision"))
+    try:
+        trainer = Trainer(
+            **options,
+            default_root_dir=run_dir,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    config["trainer"] = options
+    if trainer.strategy.root_device.type == "cpu":
+        acceleration.keep_freed_memory()
+    return trainer
+
+
+def _callbacks(config: dict[str, Any]) -> list[Callback]:
+    decay = config["ema"]["decay"]
+    callbacks: list[Callback] = [launch.Quiet()]
+    if decay is not None:
+        callbacks.append(EMA(decay))
+    if config["compile"]:
+        callbacks.append(Compile())
+    return callbacks + [_instantiated(callback) for callback in config["callbacks"].values() if callback]
+
+
+def _loggers(config: dict[str, Any]) -> list[Logger]:
+    return [never_fails(_instantiated(logger)) for logger in config["logger"].values() if logger]
+
+
+def _instantiated(node: dict[str, Any]) -> Any:
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        raise
