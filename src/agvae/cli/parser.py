@@ -96,6 +96,15 @@ def _add_compress(add: Add) -> None:
     ]
     for name, kind, letter, words in kinds:
         targets.add_argument(f"--{name}", type=kind, metavar=letter, help=words)
+    command.add_argument(
+        "--effort",
+        type=int,
+        choices=range(4),
+        default=0,
+        help="how long to search for a smaller file of the same quality, for any target: 0 (default) not at all, "
+        "1, 2 and 3 by 60, 200 and 600 steps; see docs/recipe.md for seconds and gains. Reading the file takes no "
+        "longer. An interrupted search writes nothing",
+    )
     command.add_argument("--strip", action="store_true", help="leave EXIF and ICC profile out")
     _add_coding_options(command, f"(default: {DEFAULT_MODEL})")
 

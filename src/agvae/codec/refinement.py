@@ -25,7 +25,7 @@ from agvae.codec.tiling import CPU_WORKSPACE, Tile, tile_side, tiles
 from agvae.errors import ConfigError
 from agvae.metrics import MS_SSIM_LARGEST_REFUSED_SIDE
 from agvae.models.agvae import AGVAE, Parameters
-from agvae.models.context import Cell
+from agvae.models.context import Cell, SpatialContext
 from agvae.models.transforms import STRIDE_Y, STRIDE_Z
 
 LADDERS = {"mse": (0.0003, 0.001, 0.003, 0.007, 0.03, 0.05), "msssim": (0.0006, 0.001, 0.003, 0.007, 0.03, 0.07)}
@@ -86,6 +86,8 @@ class Refiner:
                 f"not {loss.get('name')}"
             )
         self._model = model.requires_grad_(False)
+        if isinstance(model.context, SpatialContext):
+            model.context.coding = model.context.networks()  # once, not at each step
         self._distortion = _mse if loss["name"] == "mse" else _msssim
         self._log_lambdas = np.log(loss.get("lambdas") or loss.get("ladder") or LADDERS[loss["name"]])
 
