@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 from agvae.codec.tiling import CPU_WORKSPACE, Tile, tile_side, tiles
 from agvae.errors import ConfigError
-from agvae.metrics import MS_SSIM_LARGEST_REFUSED_SIDE
+from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch
 from agvae.models.agvae import AGVAE, Parameters
 from agvae.models.context import Cell, SpatialContext
 from agvae.models.transforms import STRIDE_Y, STRIDE_Z
@@ -255,7 +254,7 @@ def _mse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 def _msssim(x_hat: Tensor, x: Tensor) -> Tensor:
     """1000·(1 − MS-SSIM), of a picture continued by its last pixels where it is too small for five scales."""
-    short = [max(0, MS_SSIM_LARGEST_REFUSED_SIDE + 1 - side) for side in x.shape[2:]]
+    short = [max(0, MS_SSIM_SMALLEST_SIDE - side) for side in x.shape[2:]]
     if any(short):
         x_hat, x = (F.pad(v, (0, short[1], 0, short[0]), mode="replicate") for v in (x_hat, x))
-    return 1000 * (1 - ms_ssim(x_hat.contiguous(), x.contiguous(), data_range=1))
+    return 1000 * (1 - ms_ssim_of_batch(x_hat, x)[0])
