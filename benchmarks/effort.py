@@ -3,11 +3,11 @@
     python benchmarks/effort.py FOLDER RESULTS [--model NAME] [--efforts 1 2 3] [--qualities 0.5 2 3.5 5]
         [--crop 256] [--limit N] [--metric psnr-rgb]
 
-Effort 0 is measured at every level and half-way between levels. RESULTS gets a JSON file for each picture, in which
-every coding is kept as soon as it is done, so that a run can be stopped and resumed, and others added. `--crop` takes
-the middle of each picture, since a search takes long. BD-rates are means over pictures; the worst point is the largest
-change of a file's size at equal quality, over all pictures and qualities, against the curve of effort 0. Seconds are
-the processor's on one thread, else those of the clock.
+Effort 0 is measured at every level and half-way between levels. RESULTS gets a JSON file for each picture. Every coding
+is kept there as soon as it is done, so that a run can be stopped and resumed, and others added. `--crop` takes the
+middle of each picture, since a search takes long. BD-rates are means over pictures. A point is the change of one file's
+size at equal quality, against the curve of effort 0 through all its qualities; with few --qualities it says more than
+the BD-rate, whose other curve is then coarse. Seconds are the processor's on one thread, else those of the clock.
 """
 
 import argparse
@@ -88,9 +88,9 @@ def report(codec, paths, results, efforts, metric="psnr-rgb"):
             points += list(100 * np.expm1(np.log(refined.results["bpp"]) - equal))
             seconds += refined.results["seconds"]
         if rates:
-            figures = (np.mean(rates), max(rates), np.nanmax(points))
+            figures = (np.mean(rates), max(rates), np.nanmean(points), np.nanmax(points))
             lines.append((effort, len(rates), *(f"{v:+.2f} %" for v in figures), f"{np.mean(seconds):.0f}"))
-    table(["effort", "pictures", "BD-rate", "worst picture", "worst point", "s per megapixel"], lines)
+    table(["effort", "pictures", "BD-rate", "worst picture", "mean point", "worst point", "s per megapixel"], lines)
 
 
 def main():
