@@ -102,8 +102,8 @@ def _add_compress(add: Add) -> None:
         choices=range(4),
         default=0,
         help="how long to search for a smaller file of the same quality, for any target: 0 (default) not at all, "
-        "1, 2 and 3 by 60, 200 and 600 steps; see docs/recipe.md for seconds and gains. Reading the file takes no "
-        "longer. An interrupted search writes nothing",
+        "1, 2 and 3 by 60, 200 and 600 steps. With agvae-small-mse that saves about 6, 9 and 10 %% and takes 140, 460 "
+        "and 1400 s per megapixel on one core. Reading the file takes no longer. An interrupted search writes nothing",
     )
     command.add_argument("--strip", action="store_true", help="leave EXIF and ICC profile out")
     _add_coding_options(command, f"(default: {DEFAULT_MODEL})")
