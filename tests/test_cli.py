@@ -88,13 +88,25 @@ def test_every_target_reaches_the_codec(folder, capsys, monkeypatch, option, val
     value = value or 0.9
     asked = {}
 
-    def compress(self, picture, *, progress, **target):
+    def compress(self, picture, *, progress, saved, effort, **target):
         asked.update(target)
         return (folder / "photo.agv").read_bytes()
 
     monkeypatch.setattr(Codec, "compress", compress)
     assert agvae(capsys, "compress", "photo.png", "a.agv", *MODEL, option, value)[0] == 0
     assert asked == {name: value}
+
+
+def test_effort_reaches_the_codec_and_the_report(folder, capsys, monkeypatch):
+    def compress(self, picture, *, effort, saved, **_):
+        saved(800.0)
+        return bytes((folder / "photo.agv").read_bytes()) if effort == 2 else b""
+
+    monkeypatch.setattr(Codec, "compress", compress)
+    status, out, _ = agvae(capsys, "compress", "photo.png", "a.agv", *MODEL, "--effort", 2)
+    assert status == 0
+    assert out.endswith(", effort 2\n")
+    assert agvae(capsys, "compress", "photo.png", "a.agv", *MODEL, "--effort", 4)[0] == 2
 
 
 def test_without_a_target_quality_is_the_middle(folder, capsys):
@@ -458,7 +470,7 @@ class Terminal(io.StringIO):
 def test_work_of_over_a_second_shows_a_bar_on_a_terminal_alone(folder, capsys, monkeypatch, terminal):
     data = (folder / "photo.agv").read_bytes()
 
-    def compress(self, picture, *, progress, **target):
+    def compress(self, picture, *, progress, saved, effort, **target):
         for step in range(1, 5):
             time.sleep(0.35)
             progress(step / 4)

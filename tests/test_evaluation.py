@@ -40,7 +40,7 @@ class FakeCodec:
         self.analyses += 1
         return image
 
-    def compress(self, latent, *, quality):
+    def compress(self, latent, *, quality, effort=0):
         return CLASSICAL_CODECS["jpeg"].encode(latent, round(20 + 30 * quality))
 
     def decompress(self, blob):

@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     codec = open_codec(str(cfg.checkpoint), str(cfg.device))
     if cfg.name is not None:
         codec.name = str(cfg.name)
-    model = evaluation.ModelCodec(codec, _qualities(cfg))
+    model = evaluation.ModelCodec(codec, _qualities(cfg), _effort(cfg))
     output = Path(cfg.run_dir)
     results = output / "results" / evaluation.slug(dataset)
     results.mkdir(parents=True, exist_ok=True)  # what cannot be written fails before anything is measured
@@ -76,6 +76,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "checkpoint": str(cfg.checkpoint),
         "model": ours.name,
         "facts": model_facts(codec),
+        "effort": model.effort,
         "missing_codecs": {
             name: {"reason": reason, "published": getattr(stand_ins[name], "name", None)}
             for name, reason in missing.items()
@@ -122,6 +123,14 @@ def _qualities(cfg: DictConfig) -> list[float] | None:
     if not qualities:
         raise ConfigError("qualities=[] leaves nothing to evaluate: qualities=null is every level")
     return qualities
+
+
+def _effort(cfg: DictConfig) -> int:
+    from agvae.codec.effort import STEPS
+
+    if cfg.effort not in range(len(STEPS)):
+        raise ConfigError(f"effort must be 0 to {len(STEPS) - 1}, not {cfg.effort}")
+    return cfg.effort
 
 
 def _as_list(value: Any) -> list:

@@ -20,7 +20,7 @@ class Progress:
         if sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
-            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
             self._bar = tqdm(total=inputs, delay=1, miniters=0, leave=False, bar_format=form)
             self._closed = threading.Event()
             self._thread = threading.Thread(target=self._draw, daemon=True)
@@ -34,9 +34,15 @@ class Progress:
         """Name the current input."""
         if self._bar is not None:
             self._bar.set_description_str(name, refresh=False)
+            self._bar.set_postfix_str("", refresh=False)
 
     def __call__(self, share: float) -> None:
         self._place = self._done + share
+
+    def save(self, bits: float) -> None:
+        """Show how much smaller the search has made the current file."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{bits / 8:.0f} bytes saved", refresh=False)
 
     def end(self) -> None:
         """Go on to the next input."""

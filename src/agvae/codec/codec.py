@@ -6,7 +6,7 @@ streams in agvae.codec.latent_codec.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from agvae import metrics
 from agvae.codec import bitstream, model_file, pretrained
 from agvae.codec.bitstream import BitstreamError, File, Header
+from agvae.codec.effort import STEPS, Search
 from agvae.codec.latent_codec import CodedCell, Coding, LatentCodec
 from agvae.codec.model_file import ModelFile
 from agvae.codec.picture_transforms import Progress, analyze, padded, synthesize
@@ -38,12 +39,17 @@ ImageLike = Picture | Image.Image | np.ndarray | Tensor | str | Path
 _TRANSFORM = 0.7
 """Share of the time that g_a or g_s takes, about; coding the latent takes the rest."""
 
+_SEARCH_STARTS = 0.02
+"""Share of the time after which a search for a better latent starts, about."""
+
 
 class Latent(NamedTuple):
     """A picture after g_a, before its gain: y (1, M, H/16, W/16), and the picture itself."""
 
     y: Tensor
     picture: Picture
+    z_symbols: Tensor | None = None
+    """Symbols of z (1, N, H/64, W/64) in place of those that h_a gives: of a latent that was refined."""
 
 
 class Codec:
@@ -60,10 +66,10 @@ class Codec:
         self.device = torch.device(device)
         if self.device.type != "cpu" and not is_exact(self.device):
             raise ConfigError(f"device {device} cannot be used: its float64 is not exact")
+        self._file = model
         self.fingerprint = model.fingerprint
         self.config = model.config
         self.info = model.info
-        self._file = model
         self.latent_codec = LatentCodec(model.build(self.device), model.tables)
         self.levels = self.model.levels
 
@@ -113,14 +119,19 @@ class Codec:
         bytes: int | None = None,
         psnr: float | None = None,
         ms_ssim: float | None = None,
+        effort: int = 0,
         progress: Progress | None = None,
+        saved: Callable[[float], None] | None = None,
     ) -> bytes:
         """The picture as the bytes of an .agv file that meets one target.
 
         quality: from 0, the smallest file, to levels − 1, and any value between; bpp (bits per pixel), bytes: the
         whole file is never larger, and at most 1 % smaller; psnr (dB), ms_ssim: that of the decoded 8-bit picture in
         RGB is never less, and at most 0.05 dB or 0.0005 more. Alpha, EXIF and ICC profile of a PIL image or
-        `Picture` are kept. `progress` is called with the share done.
+        `Picture` are kept.
+
+        effort: how long to search for a better latent, from 0, not at all, to 3 (see agvae.codec.effort). The target
+        holds at every effort. `progress` is called with the share done, `saved` with the bits saved by the search.
 
         Raises TargetError, naming what this picture can have, for a rate or metric out of range, and ValueError for
         a quality out of range or when not exactly one target is given."""
@@ -129,11 +140,35 @@ class Codec:
         if len(given) != 1:
             raise ValueError(f"give one target of {', '.join(targets)}, not {len(given)}")
         ((name, target),) = given
+        if effort not in range(len(STEPS)):
+            raise ValueError(f"effort must be 0 to {len(STEPS) - 1}, not {effort}")
         if name == "quality":
             quality_to_fixed(target, self.levels)  # refuses it before the work
         elif not (math.isfinite(target) and target > 0):
             raise ValueError(f"{name} {target} is no target")
-        latent = image if isinstance(image, Latent) else self.analyze(image, _part(progress, 0, _TRANSFORM))
+        analysis = _SEARCH_STARTS if effort else _TRANSFORM
+        latent = image if isinstance(image, Latent) else self.analyze(image, _part(progress, 0, analysis))
+        file = self._meet(latent, name, target)
+        if not effort:
+            return file
+        share = _part(progress, analysis, 1)
+
+        def report(done: float, bits: float) -> None:
+            if share is not None:
+                share(done)
+            if saved is not None:
+                saved(bits)
+
+        meet = partial(self._meet, name=name, target=target)
+        return self.search.improve(file, latent, meet, name, STEPS[effort], report)
+
+    @cached_property
+    def search(self) -> Search:
+        """The search for better latents, which `effort` asks for."""
+        return Search(self, self._file)
+
+    def _meet(self, latent: Latent, name: str, target: float) -> bytes:
+        """The file that meets one target of `compress`."""
         header = self._header(latent.picture)
         if name == "quality":
             return self._at_quality(latent, header, quality_to_fixed(target, self.levels))
@@ -171,7 +206,7 @@ class Codec:
         """The model's own rate for the symbols that `compress` would code, in bits, without header or coder."""
         latent = image if isinstance(image, Latent) else self.analyze(image)
         quality = quality_from_fixed(quality_to_fixed(quality, self.levels))
-        return self.latent_codec.bits(self.model.scale(latent.y, quality), quality).item()
+        return self.latent_codec.bits(self.model.scale(latent.y, quality), quality, latent.z_symbols).item()
 
     def _at_quality(self, latent: Latent, header: Header, q_fixed: int) -> bytes:
         """The file at a quality in fixed point."""
@@ -239,6 +274,7 @@ class Codec:
         y_bar = self.model.scale(latent.y, quality)
         # Coding writes ŷ in the place of ȳ, which without gain is the latent's own.
         y_bar = y_bar.clone() if y_bar is latent.y else y_bar
+        z_symbols = latent.z_symbols if z_symbols is None else z_symbols
         return self.latent_codec.encode(y_bar, quality, z_symbols, header.checksum, observe)
 
     @property

@@ -57,6 +57,10 @@ class ModelFile:
         Raises ModelError if exact arithmetic cannot hold it."""
         return _exact(_assemble(self.config, self.weights)).to(device, memory_format=torch.channels_last)
 
+    def build_float(self, device: str | torch.device = "cpu") -> AGVAE:
+        """The model as it was trained, in float32: it has gradients, but its parse is not exact."""
+        return _assemble(self.config, self.weights).to(device, memory_format=torch.channels_last)
+
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
         info = {**self.info, "fingerprint": self.fingerprint.hex()}

@@ -44,10 +44,13 @@ class ModelCodec:
     gives.
     """
 
-    def __init__(self, codec, qualities: Sequence[float] | None = None):
+    def __init__(self, codec, qualities: Sequence[float] | None = None, effort: int = 0):
         self.codec = codec
+        self.effort = effort
         self.name = codec.name
         self.description = f"AG-VAE, one model, {codec.levels} trained levels"
+        if effort:
+            self.description += f", effort {effort}"
         if qualities is None:
             qualities = half_levels(codec.levels)
         self.qualities = sorted(set(qualities))
@@ -66,14 +69,16 @@ class ModelCodec:
 
     def encode(self, latent: Any, quality: float) -> bytes:
         """The whole file."""
-        return self.codec.compress(latent, quality=quality)
+        return self.codec.compress(latent, quality=quality, effort=self.effort)
 
     def decode(self, data: bytes) -> Image.Image:
         """The decoded 8-bit RGB image."""
         return self.codec.decompress(data)
 
     def estimate(self, latent: Any, quality: float) -> float:
-        """The model's own rate, in bits."""
+        """The model's own rate, in bits; NaN for a refined latent, whose symbols are others."""
+        if self.effort:
+            return math.nan
         return self.codec.estimate(latent, quality=quality)
 
 

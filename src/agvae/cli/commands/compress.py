@@ -54,10 +54,12 @@ def compress(options: argparse.Namespace) -> int:
         if options.strip:
             picture = dataclasses.replace(picture, exif=None, icc=None, xmp=None, text={})
         loaded = codec()
-        data = loaded.compress(picture, **target, progress=progress)
+        data = loaded.compress(picture, **target, effort=options.effort, progress=progress, saved=progress.save)
         height, width = picture.pixels.shape[:2]
         rate = bits_per_pixel(len(data), width, height)
         words = f"{len(data)} bytes, {rate:.4f} bpp, quality {quality_of(data):.4g}"
+        if options.effort:
+            words += f", effort {options.effort}"
         return Result(data, words, [f"{job.source}: {phrase}" for phrase in picture.lost])
 
     return run(jobs, work)

@@ -1,0 +1,108 @@
+"""Effort: an encoder with more time refines the latent, and then meets the target anew.
+
+The file of effort 0 comes first. It says at which quality the target is met, and it is returned where refinement gains
+nothing, so that no effort makes a file worse.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from agvae import metrics
+from agvae.codec import bitstream
+from agvae.codec.model_file import ModelFile
+from agvae.codec.rate_control import TargetError
+from agvae.codec.refinement import Latents, Refiner, Saved
+from agvae.images import Picture
+from agvae.quality import QUALITY_STEPS, quality_from_fixed
+
+if TYPE_CHECKING:
+    from agvae.codec.codec import Codec, Latent
+
+STEPS = (0, 60, 200, 600)
+"""Steps of gradient descent at each effort."""
+
+_AGAIN = 4
+"""The part of the steps that follow after the quality has moved is one in so many."""
+
+_APART = QUALITY_STEPS // 4
+"""Distance in quality over which the target's slope is measured; no quality moves by more than twice as much."""
+
+
+class Search:
+    """Looks for better latents of pictures, for one codec."""
+
+    def __init__(self, codec: "Codec", model: ModelFile):
+        """`model` is the codec's. Raises ConfigError if it does not say which loss it was trained for."""
+        self._codec = codec
+        with torch.inference_mode(False):
+            self._refiner = Refiner(model.build_float(codec.device), model.info)
+
+    def improve(
+        self,
+        file: bytes,
+        latent: "Latent",
+        meet: Callable[["Latent"], bytes],
+        target: str,
+        steps: int,
+        progress: Saved | None = None,
+    ) -> bytes:
+        """A better file than `file`, which `meet` made of `latent` at effort 0, or `file` itself.
+
+        `target` is what `meet` meets: quality, bpp, bytes, psnr or ms_ssim. Better means a smaller R + λ·D at the same
+        quality, a smaller distortion within the same size, or a smaller file with the same metric."""
+        fixed = bitstream.unpack(file).header.quality
+        if target == "quality":
+            refined = meet(self.refine(latent, fixed, steps, progress))
+            return min(file, refined, key=lambda f: self.cost(f, latent.picture))
+        share = _AGAIN / (_AGAIN + 1)
+        first = self.refine(latent, fixed, steps, progress and (lambda done, bits: progress(done * share, bits)))
+        moved = self._moved(latent, first, fixed, target)
+        again = progress and (lambda done, bits: progress(share + done * (1 - share), bits))
+        second = self.refine(first, moved, max(1, steps // _AGAIN), again)
+        try:
+            refined = meet(second)
+        except TargetError:  # at the ends of the range, which refinement moves
+            return file
+        if target in ("bpp", "bytes"):
+            return min(file, refined, key=lambda f: self.distortion(f, latent.picture))
+        return min(file, refined, key=len)
+
+    def refine(self, latent: "Latent", fixed: int, steps: int, progress: Saved | None = None) -> "Latent":
+        """A latent with a smaller R + λ·D at quality `fixed`, in fixed point, or the same, after `steps` steps."""
+        quality, model = quality_from_fixed(fixed), self._codec.model
+        with torch.inference_mode():
+            y_bar = model.scale(latent.y, quality)
+            z_symbols = latent.z_symbols
+            if z_symbols is None:
+                z_symbols = model.hyper_symbols(model.hyper_analyze(y_bar, quality))
+            gain = model.scale(torch.ones_like(y_bar[:, :, :1, :1]), quality)
+        latents = self._refiner.refine(latent.picture.pixels, Latents(y_bar, z_symbols), quality, steps, progress)
+        return latent._replace(y=latents.y_bar / gain, z_symbols=latents.z_symbols)
+
+    def cost(self, file: bytes, picture: Picture) -> float:
+        """R + λ·D of a file, in bits, at its own quality."""
+        quality = quality_from_fixed(bitstream.unpack(file).header.quality)
+        pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
+        return 8 * len(file) + self._refiner.lagrangian(quality) * pixels * self.distortion(file, picture)
+
+    def distortion(self, file: bytes, picture: Picture) -> float:
+        """The distortion, in the units of the model's training loss, of the picture that `file` decodes to."""
+        return self._refiner.distortion(picture.pixels, np.asarray(self._codec.decompress(file).convert("RGB")))
+
+    def _moved(self, latent: "Latent", refined: "Latent", fixed: int, target: str) -> int:
+        """The quality at which a refined latent has, about, the size or the metric that `latent` has at `fixed`."""
+        pixels, last = latent.picture.pixels, (self._codec.levels - 1) * QUALITY_STEPS
+
+        def reached(source: "Latent", quality: int) -> float:
+            file = self._codec.compress(source, quality=quality / QUALITY_STEPS)
+            if target in ("bpp", "bytes"):
+                return np.log(len(file))
+            return getattr(metrics, target)(pixels, np.asarray(self._codec.decompress(file).convert("RGB")))
+
+        low, high = max(0, fixed - _APART), min(last, fixed + _APART)
+        slope = (reached(latent, high) - reached(latent, low)) / (high - low)
+        ahead = (reached(latent, fixed) - reached(refined, fixed)) / slope
+        return round(np.clip(fixed + np.clip(ahead, -2 * _APART, 2 * _APART), 0, last))
