@@ -98,14 +98,6 @@ def _add_compress(add: Add) -> None:
     ]
     for name, kind, letter, words in kinds:
         targets.add_argument(f"--{name}", type=kind, metavar=letter, help=words)
-<<<<<<< HEAD
-    command.add_argument("--strip", action="store_true", help="leave metadata out: EXIF and ICC profile")
-    command.add_argument(
-        "--stretch",
-        action="store_true",
-        help="brighten pictures of over 8 bits that do not use their range: 12-bit data in a 16-bit file, for one",
-    )
-=======
     command.add_argument(
         "--effort",
         type=int,
@@ -115,8 +107,12 @@ def _add_compress(add: Add) -> None:
         "1, 2 and 3 by 60, 200 and 600 steps. With agvae-small-mse that saves about 6, 9 and 10 %% and takes 140, 460 "
         "and 1400 s per megapixel on one core. Reading the file takes no longer. An interrupted search writes nothing",
     )
-    command.add_argument("--strip", action="store_true", help="leave EXIF and ICC profile out")
->>>>>>> effort
+    command.add_argument("--strip", action="store_true", help="leave metadata out: EXIF and ICC profile")
+    command.add_argument(
+        "--stretch",
+        action="store_true",
+        help="brighten pictures of over 8 bits that do not use their range: 12-bit data in a 16-bit file, for one",
+    )
     _add_coding_options(command, f"(default: {DEFAULT_MODEL})")
 
 
