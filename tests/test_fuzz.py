@@ -24,10 +24,10 @@ class Sample:
 
     def __init__(self, codec, image, quality):
         self.data = codec.compress(image, quality=quality)
-        self.picture = _content(codec.decompress(self.data))
+        self.picture = content(codec.decompress(self.data))
 
 
-def _content(image):
+def content(image):
     return image.mode, image.size, image.tobytes(), image.info.get("exif"), image.info.get("icc_profile")
 
 
@@ -142,7 +142,7 @@ def test_a_damaged_file_gives_the_right_picture_or_an_error(corpus, block):
         mutation = MUTATIONS[case // len(corpus) % len(MUTATIONS)]
         data = mutation(sample.data, other.data, rng)
         try:
-            content = _content(codec.decompress(data, max_pixels=MAX_PIXELS))
+            found = content(codec.decompress(data, max_pixels=MAX_PIXELS))
         except BitstreamError:
             refused += 1
             continue
@@ -150,5 +150,5 @@ def test_a_damaged_file_gives_the_right_picture_or_an_error(corpus, block):
             raise AssertionError(f"case {case}, {mutation.__name__}: {error!r}") from error
         # Some mutations change nothing, or give the other file whole.
         right = [s.picture for s in samples if s.data == data]
-        assert content in right, f"case {case}, {mutation.__name__}: another picture"
+        assert found in right, f"case {case}, {mutation.__name__}: another picture"
     assert refused > BLOCK / 2

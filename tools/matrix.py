@@ -1,12 +1,12 @@
 """Runs the codec in environments over the supported versions: its tests, and files that every other environment reads.
 
-    python tools/matrix.py FOLDER
-    python tools/matrix.py FOLDER --only oldest newest --within "3.13=chroot /srv/debian13"
+    python tools/matrix.py FOLDER [--only NAME …]
 
 Each environment is a virtual environment in FOLDER, of about 5 GB, with the versions of ENVIRONMENTS and no more of
 the package's dependencies than the codec needs. It runs the codec's tests, then writes files with the golden models
 and those of the package, and at last reads the files of all environments. A file counts as read if its symbols are
-those that its writer had. Work that is done is not done again. A Python that this machine lacks is reported as such.
+those that its writer had. Work that is done is not done again. Each Python must be on PATH as python3.N; one that is
+missing is reported as such.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -110,19 +109,19 @@ def decoded_with_symbols(codec, path: Path) -> tuple[str, np.ndarray]:
 # --- outside
 
 
-def build(folder: Path, name: str, environment: Environment, within: list[str]) -> str | None:
+def build(folder: Path, name: str, environment: Environment) -> str | None:
     """Make the virtual environment unless it is there; the reason if that cannot be."""
     home = folder / name
     if (home / ".ready").exists():
         return None
     python = f"python{environment.python}"
-    if not within and not shutil.which(python):
+    if not shutil.which(python):
         return f"not run: no {python} on this machine"
     pins = folder / f"{name}.pins.txt"
     pins.write_text("".join(f"{package}=={version}\n" for package, version in environment.pins.items()))
-    pip = [*within, str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+    pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
     try:
-        run([*within, python, "-m", "venv", "--clear", str(home)])
+        run([python, "-m", "venv", "--clear", str(home)])
         run([*pip, "--constraint", str(pins), *environment.pins, *NEEDED])
         run([*pip, "--no-deps", "--editable", str(ROOT)])
     except subprocess.CalledProcessError as error:
@@ -140,10 +139,10 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def test(folder: Path, name: str, within: list[str]) -> str:
+def test(folder: Path, name: str) -> str:
     """The counts of pytest's last line."""
     files = [f"tests/test_{part}.py" for part in TESTS]
-    command = [*within, str(folder / name / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    command = [str(folder / name / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     try:
         output = run(command)
     except subprocess.CalledProcessError as error:
@@ -153,11 +152,11 @@ def test(folder: Path, name: str, within: list[str]) -> str:
     return ", ".join(counts) or "did not run"
 
 
-def versions(folder: Path, name: str, within: list[str]) -> list[str]:
+def versions(folder: Path, name: str) -> list[str]:
     """Of Python, torch, numpy, Pillow and numba, as they are installed."""
     code = "import platform, torch, numpy, PIL, numba; print(platform.python_version(), torch.__version__.split('+')[0]"
     code += ", numpy.__version__, PIL.__version__, numba.__version__)"
-    return run([*within, str(folder / name / "bin/python"), "-c", code]).split()
+    return run([str(folder / name / "bin/python"), "-c", code]).split()
 
 
 def report(folder: Path, names: list[str]) -> None:
@@ -179,7 +178,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
-    parser.add_argument("--within", action="append", default=[], metavar="PYTHON=COMMAND", help="how to run a Python")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = options.folder.resolve()
@@ -187,28 +185,26 @@ def main() -> None:
         {"write": write, "read": read}[options.worker[0]](folder, options.worker[1])
         return
     folder.mkdir(parents=True, exist_ok=True)
-    within = {python: shlex.split(command) for python, _, command in (text.partition("=") for text in options.within)}
     np.save(folder / "pictures.npy", pictures())
     ready = []
     for name in options.only:
         environment, state = ENVIRONMENTS[name], folder / f"{name}.json"
-        prefix = within.get(environment.python, [])
-        if reason := build(folder, name, environment, prefix):
+        if reason := build(folder, name, environment):
             state.write_text(json.dumps({"python": environment.python, "reason": reason}))
             continue
-        ready.append((name, prefix))
+        ready.append((name))
         if not state.exists() or "reason" in json.loads(state.read_text()):
-            work(folder, "write", name, prefix)
-            found = {"versions": versions(folder, name, prefix), "tests": test(folder, name, prefix)}
+            work(folder, "write", name)
+            found = {"versions": versions(folder, name), "tests": test(folder, name)}
             state.write_text(json.dumps(found))
-    for name, prefix in ready:
-        work(folder, "read", name, prefix)
+    for name in ready:
+        work(folder, "read", name)
     report(folder, options.only)
 
 
-def work(folder: Path, part: str, name: str, within: list[str]) -> None:
+def work(folder: Path, part: str, name: str) -> None:
     """`write` or `read` in an environment."""
-    run([*within, str(folder / name / "bin/python"), __file__, str(folder), "--worker", part, name])
+    run([str(folder / name / "bin/python"), __file__, str(folder), "--worker", part, name])
 
 
 def pictures() -> np.ndarray:
