@@ -192,7 +192,7 @@ def main() -> None:
         if reason := build(folder, name, environment):
             state.write_text(json.dumps({"python": environment.python, "reason": reason}))
             continue
-        ready.append((name))
+        ready.append(name)
         if not state.exists() or "reason" in json.loads(state.read_text()):
             work(folder, "write", name)
             found = {"versions": versions(folder, name), "tests": test(folder, name)}
