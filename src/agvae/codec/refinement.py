@@ -90,9 +90,12 @@ class Refiner:
         self._log_lambdas = np.log(loss.get("lambdas") or loss.get("ladder") or LADDERS[loss["name"]])
 
     def lagrangian(self, quality: float) -> float:
-        """λ at `quality`: the levels' own, and log-linear between them."""
-        levels = np.linspace(0, self._model.levels - 1, len(self._log_lambdas))
-        return math.exp(np.interp(quality, levels, self._log_lambdas))
+        """λ at `quality`: the levels' own, log-linear between them, and past the last one 4 times as much a level.
+
+        λ goes with the square of the gain, which doubles there."""
+        last = self._model.levels - 1
+        levels = np.linspace(0, last, len(self._log_lambdas))
+        return math.exp(np.interp(quality, levels, self._log_lambdas)) * 4 ** max(0.0, quality - last)
 
     def distortion(self, pixels: np.ndarray, decoded: np.ndarray) -> float:
         """D between two pictures, (H, W, 3) uint8."""
