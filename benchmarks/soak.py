@@ -31,7 +31,7 @@ from PIL import Image
 
 sys.path[:0] = [str(ROOT / "tests")]
 
-from test_fuzz import MAX_PIXELS, MUTATIONS, Sample, content  # noqa: E402
+from test_fuzz import MAX_PIXELS, MUTATIONS, Sample, content, samples_of  # noqa: E402
 from test_strange_models import is_sentence, mutated, outcome  # noqa: E402
 
 from agvae import shipped  # noqa: E402
@@ -83,19 +83,12 @@ class Read(Sample):
 
 
 def corpus() -> list[tuple[str, Codec, list[Sample]]]:
-    """Each model's name, its codec, and its files: two pictures, and one with all that a file can carry."""
+    """Each model's name, its codec, and its files."""
     photo = Image.open(*sample_photos(("astronaut.png",))).convert("RGB")
-    full = photo.crop((300, 200, 364, 264)).convert("LA")
-    full.putalpha(Image.linear_gradient("L").resize(full.size))
-    exif = Image.Exif()
-    exif[0x010E] = "a description that is long enough to be hit"
-    full.info["exif"] = exif.tobytes()
-    pictures = (photo.crop((190, 60, 318, 188)), photo.crop((210, 80, 274, 144)), full)
     made = []
     for path in (*map(shipped.path, shipped.names()), *sorted(GOLDEN.glob("*.safetensors"))):
         codec = Codec.load(path)
-        qualities = np.array([0.2, 0.9, 0.5]) * (codec.levels - 1)
-        samples = [Sample(codec, picture, quality) for picture, quality in zip(pictures, qualities, strict=True)]
+        samples = samples_of(codec, photo)
         if path.parent == GOLDEN:
             samples.append(Read(codec, path.with_suffix(".agv").read_bytes()))
         made.append((path.stem, codec, samples))
@@ -217,11 +210,9 @@ def resident() -> int:
 
 
 def memory(tally: Tally, count: int) -> None:
-    """Memory stays flat: its slope over the last three quarters of the calls, of each pair of compress and decompress."""
-    codec, photo = (
-        Codec.load("agvae-small-mse"),
-        np.array(Image.open(*sample_photos(("astronaut.png",))).convert("RGB")),
-    )
+    """Memory stays flat: its slope, over the last three quarters, with each pair of compress and decompress."""
+    codec, (path,) = Codec.load("agvae-small-mse"), sample_photos(("astronaut.png",))
+    photo = np.array(Image.open(path).convert("RGB"))
     rng, sizes = np.random.default_rng(0), []
     tally["done"] = 0
     for _ in range(count):

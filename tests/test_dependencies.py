@@ -63,7 +63,9 @@ def test_each_module_imports_what_is_declared_for_it(module):
     extra = extra_of(module)
     declared = distributions(PROJECT["dependencies"] + PROJECT["optional-dependencies"].get(extra, []))
     for name in imported(module):
-        assert {normalised(owner) for owner in OWNERS[name]} & declared, f"{module} imports {name}, which is not declared"
+        assert {normalised(owner) for owner in OWNERS[name]} & declared, (
+            f"{module} imports {name}, which is not declared"
+        )
 
 
 def test_every_module_loads_without_the_extras():

@@ -56,8 +56,8 @@ class Codec:
     tiles, so that memory beyond the picture and its latent does not grow with the picture. `latent_codec` codes latents
     without pictures or files.
 
-    Several threads may use one codec at once. A codec can be pickled, with its model, for worker processes. The child of
-    a fork may use its parent's codec or load its own; it computes on one thread (agvae.threads).
+    Several threads may use one codec at once. A codec can be pickled, with its model, for worker processes. The child
+    of a fork may use its parent's codec or load its own; it computes on one thread (agvae.threads).
     """
 
     def __init__(self, model: ModelFile, name: str = "agvae", device: str | torch.device = "cpu"):
