@@ -19,8 +19,8 @@ class Card(NamedTuple):
     """Facts of a model, known without reading its file.
 
     metric: "psnr-rgb" or "ms-ssim-rgb", the one that it was trained for. fingerprint: as files name it, in hexadecimal
-    digits. levels: trained ones. parameters: their number. kodak: its "results", a curve in the field's JSON schema, means over the 24
-    pictures, and its "bd_rate" in percent against published curves, by name and metric.
+    digits. levels: trained ones. parameters: their number. kodak: its "results", a curve in the field's JSON schema,
+    means over the 24 pictures, and its "bd_rate" in percent against published curves, by name and metric.
     """
 
     name: str

@@ -84,13 +84,11 @@ def _in_folder(inputs: list[str], output: str, suffix: str, accept: Callable[[st
             raise ConfigError(f"{path}: there is no file in this folder that the command takes")
         found += [(file, Path(os.path.relpath(file, path))) for file in below]
     stems = Counter(place.with_suffix("") for _, place in found)
-    return [
-        Job(
-            path,
-            os.path.join(output, f"{place if stems[place.with_suffix('')] > 1 else place.with_suffix('')}{suffix}"),
-        )
-        for path, place in found
-    ]
+
+    def name_of(place: Path) -> Path:
+        return place if stems[place.with_suffix("")] > 1 else place.with_suffix("")
+
+    return [Job(path, os.path.join(output, f"{name_of(place)}{suffix}")) for path, place in found]
 
 
 def _files_below(folder: str, output: str, accept: Callable[[str], bool]) -> list[str]:

@@ -1,8 +1,8 @@
 """Places where a model's answer is broken, and a calmer picture there.
 
 On one-pixel stripes, chequerboards and saturated noise g_a may answer with values a hundred times those of any
-photograph: 20 bits per pixel for a picture of 3 dB. Where it does, the encoder gives it a blurred picture instead, whose
-latent costs next to nothing and decodes to the local mean. The format and the decoder know nothing of it.
+photograph: 20 bits per pixel for a picture of 3 dB. There the encoder gives it a blurred picture instead. The latent of
+that costs next to nothing and decodes to the local mean. The format and the decoder know nothing of it.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,9 @@ def broken(model: AGVAE, y: Tensor) -> Tensor:
 
 
 def calmed(model: AGVAE, pixels: np.ndarray, y: Tensor, analyze: Callable[[np.ndarray], Tensor]) -> Tensor:
-    """y of the picture (H, W, 3) uint8, or of one that is blurred where y is broken. `analyze` gives the y of pixels."""
+    """y of the picture (H, W, 3) uint8, or of one that is blurred where y is broken.
+
+    `analyze` gives the y of pixels."""
     places = broken(model, y)
     mask = torch.zeros_like(places)
     for radius in _RADII:

@@ -62,7 +62,7 @@ def check_pixels(header: Header, max_pixels: int) -> None:
 
 
 def held(picture: Picture) -> Picture:
-    """The picture as a lossless body holds it: 16-bit samples of greyscale without alpha alone; `lost` says the rest."""
+    """The picture as a lossless body holds it: of 16-bit samples only greyscale without alpha; `lost` says the rest."""
     return picture if picture.deep is None or picture.deep.shape[2] == 1 else picture.shallow()
 
 

@@ -44,8 +44,9 @@ class Picture:
     deep: np.ndarray | None = None
 
     def to_pil(self) -> Image.Image:
-        """An image of mode 1, L, LA, RGB or RGBA, or I;16 of a `deep` of one channel. EXIF, ICC profile and XMP are in its `info`, where Pillow looks for
-        them; `info["text"]` has the text."""
+        """An image of mode 1, L, LA, RGB or RGBA, or I;16 of a `deep` of one channel.
+
+        EXIF, ICC profile and XMP are in its `info`, where Pillow looks for them; `info["text"]` has the text."""
         image = Image.fromarray(self.pixels)
         if self.grey or self.bilevel:
             image = image.convert("L")

@@ -30,9 +30,8 @@ def compare(options: argparse.Namespace) -> None:
     try:
         file = unpack(data)
         if (file.header.width, file.header.height) != (width, height):
-            raise BitstreamError(
-                f"holds {file.header.width}×{file.header.height} pixels, the original {width}×{height}"
-            )
+            size = f"{file.header.width}×{file.header.height}"
+            raise BitstreamError(f"holds a picture of {size}, and the original is one of {width}×{height}")
         if file.header.kind is Kind.LEARNED:
             decoded = Codecs(options).of(file.header.fingerprint).decompress(file, max_pixels=options.max_pixels)
         else:
