@@ -37,6 +37,7 @@ from test_strange_models import is_sentence, mutated, outcome  # noqa: E402
 from agvae import shipped  # noqa: E402
 from agvae.codec import BitstreamError, Codec  # noqa: E402
 from agvae.data.bundled_photos import sample_photos  # noqa: E402
+from agvae.images import load_rgb  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 THREADS = 8
@@ -82,9 +83,14 @@ class Read(Sample):
         self.data, self.picture = data, content(codec.decompress(data))
 
 
+def pixels_of_photo() -> np.ndarray:
+    """A photograph of 512×512, (H, W, 3) uint8, without its metadata."""
+    return load_rgb(*sample_photos(("astronaut.png",)))
+
+
 def corpus() -> list[tuple[str, Codec, list[Sample]]]:
     """Each model's name, its codec, and its files."""
-    photo = Image.open(*sample_photos(("astronaut.png",))).convert("RGB")
+    photo = Image.fromarray(pixels_of_photo())
     made = []
     for path in (*map(shipped.path, shipped.names()), *sorted(GOLDEN.glob("*.safetensors"))):
         codec = Codec.load(path)
@@ -211,8 +217,7 @@ def resident() -> int:
 
 def memory(tally: Tally, count: int) -> None:
     """Memory stays flat: its slope, over the last three quarters, with each pair of compress and decompress."""
-    codec, (path,) = Codec.load("agvae-small-mse"), sample_photos(("astronaut.png",))
-    photo = np.array(Image.open(path).convert("RGB"))
+    codec, photo = Codec.load("agvae-small-mse"), pixels_of_photo()
     rng, sizes = np.random.default_rng(0), []
     tally["done"] = 0
     for _ in range(count):
@@ -232,7 +237,7 @@ def memory(tally: Tally, count: int) -> None:
 
 def threads(tally: Tally, count: int) -> None:
     """Threads that share a codec get the bytes and pictures that each gets alone."""
-    codec, photo = Codec.load("agvae-small-mse"), Image.open(*sample_photos(("astronaut.png",))).convert("RGB")
+    codec, photo = Codec.load("agvae-small-mse"), Image.fromarray(pixels_of_photo())
 
     def job(number: int) -> tuple[bytes, bytes]:
         rng = np.random.default_rng(number)
