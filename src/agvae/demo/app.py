@@ -13,7 +13,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
 from agvae.codec.bitstream import quality_of, unpack
-from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
+from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.demo import coding, figures
 from agvae.demo.coding import Coded, Models, Photo
 from agvae.errors import is_out_of_memory
