@@ -11,9 +11,10 @@ import argparse
 import json
 from pathlib import Path
 
-from agvae.codec.shipped import CARDS, cards
+from agvae.codec import model_file
 from agvae.evaluation import Curve, published_curves, read_curve
 from agvae.reporting.figures import rd_pair_figure
+from agvae.shipped import CARDS, cards
 
 PLOT = Path(__file__).parents[1] / "docs" / "kodak_rd.png"
 BEHIND = {
@@ -55,6 +56,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run directories of evaluate.py on Kodak")
     options = parser.parse_args()
     known = json.loads(CARDS.read_text())
+    for name in known:
+        model = model_file.load(name)
+        parameters = sum(weight.numel() for weight in model.weights.values())
+        known[name] |= {"fingerprint": model.fingerprint.hex(), "parameters": parameters}
     for run in options.runs:
         if (run / "results" / "kodak").is_dir():
             name, kodak = measured(run)

@@ -1,14 +1,14 @@
 """Latents to streams and back, without pictures and headers; and the model that a file needs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, lively_model, recording
-from safetensors import safe_open
-from safetensors.torch import save_file
 
+from agvae import shipped
 from agvae.codec import BitstreamError, Codec, codec_for, model_file
 from agvae.codec.bitstream import pack, unpack
 from agvae.entropy.coder import CodingError
@@ -80,40 +80,39 @@ def test_a_file_whose_header_has_been_read_is_decompressed(codec, image):
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    """Three models that come with the package; the names of those that are read whole."""
-    monkeypatch.setattr(model_file, "MODELS_FOLDER", tmp_path)
+def shipped_models(tmp_path, monkeypatch):
+    """Three models that come with the package; the names of those that are read."""
+    cards = {}
     for seed, name in enumerate("abc"):
-        model_file.from_model(lively_model(TINY, seed=seed)).save(tmp_path / f"{name}.safetensors")
+        model = model_file.from_model(lively_model(TINY, seed=seed))
+        model.save(tmp_path / f"{name}.safetensors")
+        cards[name] = shipped.Card(name, "", "psnr-rgb", model.fingerprint.hex(), 0, {})
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "cards", lambda: tuple(cards.values()))
     loaded, load = [], model_file.load
     monkeypatch.setattr(model_file, "load", lambda name: loaded.append(name) or load(name))
     return loaded
 
 
-def restate(path, fingerprint):
-    """Change what a model file says its fingerprint is; None for a file that says nothing."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        metadata = json.loads(file.metadata()["agvae"])
-    del metadata["info"]["fingerprint"]
-    metadata["info"] |= {"fingerprint": fingerprint} if fingerprint else {}
-    save_file(tensors, path, {"agvae": json.dumps(metadata)})
-
-
-def test_the_model_that_made_a_file_is_read_once_and_no_other_is(shipped):
-    wanted = model_file.load("b").fingerprint
-    shipped.clear()
+def test_the_model_that_made_a_file_is_read_once_and_no_other_is(shipped_models):
+    wanted = bytes.fromhex(shipped.cards()[1].fingerprint)
     codec = codec_for(wanted)
-    assert (codec.name, codec.fingerprint, shipped) == ("b", wanted, ["b"])
+    assert (codec.name, codec.fingerprint, shipped_models) == ("b", wanted, ["b"])
     with pytest.raises(BitstreamError, match="does not come with agvae"):
         codec_for(b"none")
 
 
-def test_model_files_without_a_fingerprint_are_found_and_false_ones_are_not_believed(shipped, tmp_path):
-    a, b, c = (model_file.load(name).fingerprint for name in "abc")
-    restate(tmp_path / "b.safetensors", None)
-    restate(tmp_path / "a.safetensors", c.hex())
-    assert codec_for(b).name == "b"
-    assert codec_for(c).name == "c"
+def test_a_card_that_states_a_false_fingerprint_is_not_believed(shipped_models, tmp_path):
+    a, b = (bytes.fromhex(card.fingerprint) for card in shipped.cards()[:2])
+    shutil.copy(tmp_path / "b.safetensors", tmp_path / "a.safetensors")
     with pytest.raises(BitstreamError, match="does not come with agvae"):
         codec_for(a)
+    assert codec_for(b).name == "b"
+
+
+def test_the_cards_are_those_of_the_models():
+    assert set(json.loads(shipped.CARDS.read_text())) == set(shipped.names())
+    for card in shipped.cards():
+        model = model_file.load(card.name)
+        assert card.fingerprint == model.fingerprint.hex()
+        assert card.parameters == sum(weight.numel() for weight in model.weights.values())

@@ -13,14 +13,14 @@ import torch
 from conftest import lively_model
 from PIL import Image
 
+from agvae import shipped
 from agvae.codec import Codec, model_file
-from agvae.codec.model_file import MODELS_FOLDER
 from agvae.models.coding_order import WholeFeatures
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 GOLDEN_CASES = sorted(path.stem for path in GOLDEN.glob("*.agv"))
-SHIPPED = sorted(path.stem for path in MODELS_FOLDER.glob("*.safetensors"))
+SHIPPED = shipped.names()
 
 
 def golden(case):
@@ -110,7 +110,7 @@ def test_latents_are_equal_to_the_last_bit(tmp_path, photo, context, transforms,
 
 
 def assert_decodes_shipped_model(name, photo, size, qualities):
-    codec, model = Codec.load(name), reference.read_model(MODELS_FOLDER / f"{name}.safetensors")
+    codec, model = Codec.load(name), reference.read_model(shipped.path(name))
     assert model.fingerprint == codec.fingerprint
     crop = photo.crop((100, 60, 100 + size, 60 + size))
     for quality in qualities:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from agvae import shipped
 from agvae.codec import Codec
-from agvae.codec.model_file import names_of_models
 from agvae.models import layers
 
 ROW, COLUMN = np.mgrid[:128, :128]
@@ -23,7 +23,7 @@ def hard_pictures():
     yield np.where(squares, [255, 0, 128], [0, 255, 127]).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", names_of_models())
+@pytest.mark.parametrize("name", shipped.names())
 def test_shipped_models_code_the_hardest_pictures(name):
     codec = Codec.load(name)
     for picture in hard_pictures():

@@ -9,10 +9,11 @@ from typing import Any
 from agvae import __version__
 from agvae.arguments import Parser, count, parsed, positive
 from agvae.cli.commands import inform, training
-from agvae.cli.commands.compress import DEFAULT_MODEL, compress
+from agvae.cli.commands.compress import compress
 from agvae.cli.commands.decompress import decompress
 from agvae.cli.commands.demo import demo
 from agvae.cli.streams import STANDARD, say
+from agvae.shipped import DEFAULT_MODEL
 
 Command = Callable[[argparse.Namespace], int | None]
 Add = Callable[..., Parser]

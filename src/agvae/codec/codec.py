@@ -31,6 +31,7 @@ from agvae.images import MAX_PIXELS, Picture, as_picture
 from agvae.models.agvae import AGVAE
 from agvae.models.exact import is_exact
 from agvae.quality import QUALITY_STEPS, quality_from_fixed, quality_to_fixed
+from agvae.shipped import DEFAULT_MODEL
 from agvae.strides import STRIDE_Z
 
 ImageLike = Picture | Image.Image | np.ndarray | Tensor | str | Path
@@ -74,7 +75,7 @@ class Codec:
         self.levels = self.model.levels
 
     @classmethod
-    def load(cls, name_or_path: str | Path, device: str | torch.device = "cpu") -> "Codec":
+    def load(cls, name_or_path: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> "Codec":
         """The codec of a model that comes with the package, by name, or of a .safetensors file.
 
         Raises ModelError if there is no such model or the file is not sound."""

@@ -16,15 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from agvae import shipped
 from agvae.entropy.tables import Tables, build_tables
 from agvae.files import write_atomically
 from agvae.models import AGVAE
 from agvae.models.exact import InexactError, exact
 
 FORMAT = 1
-MODELS_FOLDER = Path(__file__).parents[1] / "weights"
-"""Where the models that come with the package lie; a model's name is its file's, without the suffix."""
-
 _INTEGER_MAX = 1024
 """Largest width, number of levels or blocks that a configuration may ask for."""
 
@@ -130,11 +128,11 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
 
 def load(name_or_path: str | Path) -> ModelFile:
     """Read a model file, or a model of the package by its name. Raises ModelError, which says what is wrong."""
-    path = MODELS_FOLDER / f"{name_or_path}.safetensors"
+    path = shipped.path(str(name_or_path))
     if not path.is_file():
         path = Path(name_or_path)
     if not path.is_file():
-        names = ", ".join(names_of_models()) or "none are in this version"
+        names = ", ".join(shipped.names())
         raise ModelError(f"{name_or_path}: neither a file nor a model that comes with agvae ({names})")
     try:
         with safe_open(path, framework="pt") as file:
@@ -168,30 +166,13 @@ def load(name_or_path: str | Path) -> ModelFile:
     return ModelFile(config, weights, checked, metadata.get("info", {}))
 
 
-def names_of_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.stem for path in MODELS_FOLDER.glob("*.safetensors"))
-
-
 def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:
-    """The model of the package with this fingerprint, and its name.
-
-    Files that state another fingerprint are passed over unread. A statement that matches is verified."""
-    for name in names_of_models():
-        if _stated_fingerprint(name) in (None, fingerprint):
-            model = load(name)
-            if model.fingerprint == fingerprint:
-                return name, model
+    """The model of the package with this fingerprint, and its name. Only the model whose card states it is read."""
+    for card in shipped.cards():
+        if card.fingerprint == fingerprint.hex():
+            model = load(card.name)
+            return (card.name, model) if model.fingerprint == fingerprint else None
     return None
-
-
-def _stated_fingerprint(name: str) -> bytes | None:
-    """The fingerprint that the file of a model of the package states; None if it states none."""
-    try:
-        with safe_open(MODELS_FOLDER / f"{name}.safetensors", framework="pt") as file:
-            return bytes.fromhex(json.loads(file.metadata()["agvae"])["info"]["fingerprint"])
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
-        return None
 
 
 def _check_integers(config: Any) -> None:

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from agvae.codec import model_file, shipped
+from agvae import shipped
+from agvae.codec import model_file
 from agvae.codec.model_file import FORMAT, ModelError, ModelFile
 from agvae.files import write_atomically
 

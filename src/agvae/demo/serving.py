@@ -6,7 +6,7 @@ import tempfile
 import threading
 from typing import Any
 
-from agvae.codec import shipped
+from agvae import shipped
 from agvae.demo.app import Page, gr
 from agvae.demo.coding import Models
 from agvae.errors import ConfigError

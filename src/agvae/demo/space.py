@@ -5,7 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from agvae.codec import open_codec, shipped
+from agvae import shipped
+from agvae.codec import open_codec
 from agvae.errors import ConfigError
 
 _PACKAGE = Path(__file__).parents[1]

@@ -10,11 +10,11 @@ from agvae.cli.jobs import Job, Result, jobs_of, run
 from agvae.cli.progress import Progress
 from agvae.cli.streams import STANDARD, read
 from agvae.errors import ConfigError
+from agvae.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from agvae.codec import Codec
 
-DEFAULT_MODEL = "agvae-small-mse"
 TARGETS = ("quality", "bpp", "bytes", "psnr", "ms_ssim")
 
 

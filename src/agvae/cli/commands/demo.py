@@ -17,7 +17,7 @@ def demo(options: argparse.Namespace) -> None:
         if (error.name or "").partition(".")[0] != "gradio":
             raise
         raise ConfigError("agvae demo needs gradio, which is not installed: pip install -e '.[demo]'") from error
-    from agvae.codec.shipped import DEFAULT_MODEL
+    from agvae.shipped import DEFAULT_MODEL
 
     model = options.model or DEFAULT_MODEL
     if options.space:

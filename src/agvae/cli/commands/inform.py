@@ -54,18 +54,28 @@ def _facts(job: Job) -> dict[str, str | int | float]:
 
 
 def models(options: argparse.Namespace) -> None:
-    """Print a line for each shipped model."""
-    from agvae.codec import model_file
+    """Print a block of lines for each shipped model."""
+    from agvae import shipped
 
-    names = model_file.names_of_models()
-    for name in names:
-        model = model_file.load(name)
-        parts = model.config
-        count = sum(w.numel() for w in model.weights.values())
-        say(
-            f"{name}: {parts['transforms']['name']}, {parts['gain']['name']} with {parts['gain']['levels']} levels, "
-            f"{parts['entropy']['name']}, context {parts['context']['name']}, {count / 1e6:.1f} M parameters, "
-            f"{model.fingerprint.hex()}"
+    blocks = []
+    for card in shipped.cards():
+        default = " (default)" if card.name == shipped.DEFAULT_MODEL else ""
+        size = shipped.path(card.name).stat().st_size
+        rates, metric = card.kodak["results"]["bpp"], card.metric
+        words = {"psnr-rgb": "PSNR", "ms-ssim-rgb": "MS-SSIM"}[metric]
+        changes = [
+            f"{card.kodak['bd_rate'][anchor][metric]:+.1f} % against {name}" for anchor, name in _ANCHORS.items()
+        ]
+        blocks.append(
+            f"{card.name}{default}\n"
+            f"  for         {card.purpose}\n"
+            f"  size        {size / 1e6:.1f} MB, {card.parameters / 1e6:.1f} M parameters\n"
+            f"  rates       {min(rates):.2f} to {max(rates):.2f} bpp on Kodak\n"
+            f"  Kodak       bytes at equal {words}: {', '.join(changes)}\n"
+            f"  fingerprint {card.fingerprint}"
         )
-    if not names:
-        say("No trained model comes with this version; train one with train.py and use its file with --model.")
+    say("\n\n".join(blocks))
+
+
+_ANCHORS = {"bpg444": "BPG", "webp": "WebP", "jpeg": "JPEG"}
+"""Codecs whose published curves `agvae models` names, by the name of the curve."""

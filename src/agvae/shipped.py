@@ -1,0 +1,49 @@
+"""The models that come with the package: their files, and a card of each."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).parent / "weights"
+"""Where the model files lie; a model's name is its file's, without the suffix."""
+
+CARDS = FOLDER / "cards.json"
+"""The purpose of each model, and its figures, which benchmarks/showcase.py writes."""
+
+DEFAULT_MODEL = "agvae-mse"
+"""The model that compresses where none is named."""
+
+
+class Card(NamedTuple):
+    """Facts of a model, known without reading its file.
+
+    metric: "psnr-rgb" or "ms-ssim-rgb", the one that it was trained for. fingerprint: as files name it, in hexadecimal
+    digits. parameters: their number. kodak: its "results", a curve in the field's JSON schema, means over the 24
+    pictures, and its "bd_rate" in percent against published curves, by name and metric.
+    """
+
+    name: str
+    purpose: str
+    metric: str
+    fingerprint: str
+    parameters: int
+    kodak: dict[str, Any]
+
+
+def names() -> list[str]:
+    """Names of the models, the default one first."""
+    found = (file.stem for file in FOLDER.glob("*.safetensors"))
+    return sorted(found, key=lambda name: (name != DEFAULT_MODEL, name))
+
+
+def path(name: str) -> Path:
+    """The file of a model, whether or not it exists."""
+    return FOLDER / f"{name}.safetensors"
+
+
+@cache
+def cards() -> tuple[Card, ...]:
+    """The cards of all models, in the order of `names`."""
+    known = json.loads(CARDS.read_text())
+    return tuple(Card(name, **known[name]) for name in names())
