@@ -29,7 +29,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     use_threads(cfg.threads)
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
-    programs = OmegaConf.to_container(cfg.programs, resolve=True)
+    programs = cast("dict[str, Any]", OmegaConf.to_container(cfg.programs, resolve=True))
     others, missing = evaluation.available_codecs([str(name) for name in _as_list(cfg.codecs)], programs)
     dataset, paths = evaluation_images(cfg.data)
     on_kodak = evaluation.slug(dataset) == "kodak"

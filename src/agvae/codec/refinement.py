@@ -120,9 +120,7 @@ class Refiner:
             layout = tiles(height, width, tile_side(per_unit, _HALO, latents.y_bar.device), _HALO)
             saved = 0.0
             for done, tile in enumerate(layout):
-                report = progress and (
-                    lambda share, bits, d=done, s=saved: progress((d + share) / len(layout), s + bits)
-                )
+                report = progress and _part(progress, done, len(layout), saved)
                 saved += self._refine_tile(pixels, latents, tile, quality, steps, report)
             return latents
 
@@ -130,7 +128,7 @@ class Refiner:
         self, pixels: np.ndarray, latents: Latents, tile: Tile, quality: float, steps: int, progress: Saved | None
     ) -> float:
         """Put better latents in the tile's place, and return the bits they save."""
-        region = _Region(self._model, self._distortion, pixels, latents, tile, quality, self.lagrangian(quality))
+        region = _Region(self, pixels, latents, tile, quality)
         y, z = region.start
         medians = self._model.prior.medians
         y, z = y.clone().requires_grad_(), (z + medians).requires_grad_()
@@ -164,8 +162,9 @@ class _Region:
 
     `own_y` and `own_z` are 1 at the tile's own latents, and 0 around them."""
 
-    def __init__(self, model, distortion, pixels, latents: Latents, tile: Tile, quality: float, lagrangian: float):
-        self._model, self._distortion, self._quality = model, distortion, quality
+    def __init__(self, refiner: Refiner, pixels: np.ndarray, latents: Latents, tile: Tile, quality: float):
+        self._model, self._networks, self._quality = refiner._model, refiner._networks, quality
+        self._distortion = refiner._distortion
         rows, columns = tile.read
         self._z_place, self._y_place = (
             (..., *(slice(part.start * scale, part.stop * scale) for part in (rows, columns))) for scale in (1, Y_PER_Z)
@@ -175,7 +174,7 @@ class _Region:
         part = pixels[rows.start * STRIDE_Z : rows.stop * STRIDE_Z, columns.start * STRIDE_Z : columns.stop * STRIDE_Z]
         x = torch.from_numpy(np.ascontiguousarray(part)).to(latents.y_bar.device)
         self._x = x.permute(2, 0, 1)[None].float() / 255
-        self._weight = lagrangian * x[..., 0].numel()
+        self._weight = refiner.lagrangian(quality) * x[..., 0].numel()
         self.own_z = torch.zeros_like(self.start.z_symbols[:1, :1])
         self.own_z[
             ...,

@@ -29,7 +29,9 @@ def decompress(options: argparse.Namespace) -> int:
         from agvae.threads import use_threads
 
         use_threads(options.threads, only_free=True)
-        return open_codec(options.model, options.device) if options.model else codec_for(fingerprint, options.device)
+        if fingerprint is None:
+            return open_codec(options.model, options.device)
+        return codec_for(fingerprint, options.device)
 
     def work(job: Job, progress: Progress) -> Result:
         data = read(job.input)

@@ -191,14 +191,14 @@ def _bias(bias: Tensor | None, y: Tensor) -> Tensor:
 
 def _share(function: Callable, count: int, *arguments) -> None:
     """Call function(start, stop, …) over [0, count), in as many threads as torch has."""
-    arguments = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
+    arrays = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
     threads = min(torch.get_num_threads(), count)
     if threads == 1:
-        function(0, count, *arguments)
+        function(0, count, *arrays)
         return
     edges = [count * index // threads for index in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(function, *edge, *arguments) for edge in pairwise(edges)]:
+        for done in [pool.submit(function, *edge, *arrays) for edge in pairwise(edges)]:
             done.result()
 
 
