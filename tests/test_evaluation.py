@@ -87,7 +87,7 @@ def configure(tmp_path, pictures):
 @pytest.fixture
 def fake_model(monkeypatch):
     """Every checkpoint is a FakeCodec."""
-    monkeypatch.setattr("agvae.codec.codec.open_codec", lambda name, device: FakeCodec())
+    monkeypatch.setattr("agvae.codec.open_codec", lambda name, device: FakeCodec())
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from agvae.data.layouts import find_files, hold_out, list_images
 from agvae.data.sample_stream import SampleStream, ShardStream, StreamSampler
 from agvae.data.shards import ShardImages, read_index
 from agvae.errors import ConfigError, DataError
+from agvae.strides import STRIDE_Z
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class ImageDataModule(LightningDataModule):
         if not pictures:
             raise DataError(
                 f"no held-out image can be used, of {len(images.paths)}: set data.val_root to a folder of "
-                "pictures of at least 64×64"
+                f"pictures of at least {STRIDE_Z}×{STRIDE_Z}"
             )
         return pictures
 

@@ -186,3 +186,13 @@ _CODECS = (
 )
 CLASSICAL_CODECS = {codec.name: codec for codec in _CODECS}
 """What runs in this process, by name; `heic` and `jpegxl` need the extra `codecs`."""
+
+CODEC_TITLES = {
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "jpeg2000": "JPEG 2000",
+    "heic": "HEIC",
+    "jpegxl": "JPEG XL",
+}
+"""The codecs' names in prose."""

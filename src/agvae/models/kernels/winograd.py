@@ -3,8 +3,7 @@
 A 5×5 kernel of stride 2 is four kernels of stride 1, of 3×3, 3×2, 2×3 and 2×2 elements, one for each phase (a, b) of
 its finer side's rows and columns. Each is evaluated by F(4×4, 3×3): tiles of 4×4 elements of the coarser side are
 products of polynomials, found from their values at the six points 0, ±1, ±2, ∞ along each axis. A kernel of two
-elements is of lower degree, so that its value at ∞ is zero and needs no product. That takes 121 multiplications in the
-place of 16 · 25 = 400.
+elements is of lower degree: its value at ∞ is zero and needs no product. So 121 multiplications replace 16 · 25 = 400.
 
     strided, Y = Σ_ab w_ab ∗ X_ab:      Y = Aᵀ [ Σ_ab U_ab ⊙ Bᵀ X_ab B ] A,     U_ab = G w_ab Gᵀ
     transposed, Y_ab = w_ab ∗ X:        Y_ab = Aᵀ [ U_ab ⊙ Bᵀ X B ] A           with X, Y_ab mirrored in each tile

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from agvae.errors import ConfigError, DataError
+from agvae.reporting.boxes import Box, busiest_boxes
 from agvae.reporting.paper.files import compressed
 
 if TYPE_CHECKING:
     from agvae.codec import Codec
     from agvae.evaluation.classical import ClassicalCodec, Coded
-    from agvae.reporting.paper.figures import Box, Decoded
+    from agvae.reporting.paper.figures import Decoded
 
 
 class Target(NamedTuple):
@@ -86,9 +87,9 @@ def ours_at_rate(codec: "Codec", image: np.ndarray, bpp: float, picture: str) ->
     return Coded(np.asarray(codec.decompress(data)), rate, quality)
 
 
-def boxes_of(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndarray) -> list["Box"]:
+def boxes_of(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndarray) -> list[Box]:
     """What to show of a picture; raises ConfigError if it is more than can be told apart, or not within it."""
-    from agvae.reporting.paper.figures import BOX_COLOURS, Box
+    from agvae.reporting.paper.figures import BOX_COLOURS
 
     boxes = [Box(*box) for box in given or PAPER_BOXES.get(picture) or detailed_boxes(image)]
     if len(boxes) > len(BOX_COLOURS):
@@ -100,11 +101,7 @@ def boxes_of(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndar
     return boxes
 
 
-def detailed_boxes(image: np.ndarray, count: int = 2, side: int = 120) -> list[tuple[int, int, int, int]]:
-    """Boxes (x, y, side, side) of the parts of a picture where most happens: the largest deviation of brightness."""
-    height, width = image.shape[:2]
-    side = max(min(side, height // 2, width // 2), 1)
-    grey = image.mean(axis=2)
-    corners = [(x, y) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)]
-    corners.sort(key=lambda corner: -grey[corner[1] : corner[1] + side, corner[0] : corner[0] + side].std())
-    return [(x, y, side, side) for x, y in corners[:count]]
+def detailed_boxes(image: np.ndarray, count: int = 2, side: int = 120) -> list[Box]:
+    """The square boxes of a picture where most happens: the largest deviation of brightness."""
+    side = max(min(side, image.shape[0] // 2, image.shape[1] // 2), 1)
+    return busiest_boxes(image, side, side, (side, side), count)
