@@ -19,7 +19,8 @@ BELOW["training"] = {"codec", "data", "evaluation", "models"}
 BELOW["reporting"] = {"codec", "data", "entropy", "evaluation", "models"}
 BELOW["demo"] = {"codec", "data", "evaluation", "reporting"}
 BELOW["engine"] = {"codec", "data", "evaluation", "reporting", "training"}
-BELOW["cli"] = {*BELOW} - {"cli"}
+BELOW["cli"] = {*BELOW}
+PARTS = LEAVES | {*BELOW}
 
 
 def imports(part: str) -> dict[str, list[str]]:
@@ -31,7 +32,7 @@ def imports(part: str) -> dict[str, list[str]]:
             names: list[str] = []
             if isinstance(node, ast.ImportFrom) and node.module:
                 own = node.module == "agvae"
-                names = [f"agvae.{alias.name}" for alias in node.names] if own else [node.module]
+                names = [f"agvae.{alias.name}" for alias in node.names if alias.name in PARTS] if own else [node.module]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             for name in names:
