@@ -202,12 +202,9 @@ def _run_of(path: Path) -> str:
 
 def _others(names: Sequence[str], programs: dict[str, str]) -> list["ClassicalCodec"]:
     """The codecs that can be run; of each of the others a line says how to get it."""
-    from agvae.evaluation import MissingCodecError, classical_codec
+    from agvae.evaluation import available_codecs
 
-    codecs = []
-    for name in dict.fromkeys(names):
-        try:
-            codecs.append(classical_codec(name, programs))
-        except MissingCodecError as error:
-            print(f"left out: {error}", file=sys.stderr)
+    codecs, missing = available_codecs(names, programs)
+    for reason in missing.values():
+        print(f"left out: {reason}", file=sys.stderr)
     return codecs
