@@ -150,7 +150,7 @@ def unpack(data: bytes) -> File:
     quality = reader.varint() if learned else 0
     if not width or not height:
         raise BitstreamError(f"the header gives a size of {width}×{height}")
-    extras = {name: reader.block(name) for name in names if flags & _EXTRAS[name]}
+    extras: dict[str, Any] = {name: reader.block(name) for name in names if flags & _EXTRAS[name]}
     end = reader.position
     length = reader.varint()
     body = data[reader.position :]
@@ -205,7 +205,7 @@ def header_of(picture: Picture, fingerprint: bytes = b"") -> Header:
     return Header(fingerprint, width, height, 0, picture.grey)._replace(**pack_extras(picture))
 
 
-def pack_extras(picture: Picture) -> dict[str, bytes]:
+def pack_extras(picture: Picture) -> dict[str, Any]:
     """Alpha and metadata of a picture as a header holds them."""
     return {
         "alpha": pack_alpha(picture.alpha),

@@ -56,7 +56,7 @@ def synthesize(
         target[:] = part[: target.shape[0], : target.shape[1]]
 
     halo = model.reach.g_s
-    layout = tiles(*y_hat.shape[2:], _side(model, halo, y_hat.device), halo)
+    layout = tiles(y_hat.shape[2], y_hat.shape[3], _side(model, halo, y_hat.device), halo)
     run_in_tiles(lambda y: model.synthesize(y, quality), read, write, layout, STRIDE_Y, progress)
     return pixels
 
