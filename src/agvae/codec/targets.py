@@ -19,11 +19,6 @@ class Target(NamedTuple):
         """Whether it bounds the size of the file."""
         return self.name in ("bpp", "bytes")
 
-    @property
-    def is_metric(self) -> bool:
-        """Whether it is a metric of the decoded picture: a function of agvae.metrics."""
-        return self.name in ("psnr", "ms_ssim")
-
     def bytes(self, width: int, height: int) -> float:
         """The size that it bounds, for a picture of these sides."""
         return self.value * width * height / 8 if self.name == "bpp" else self.value
