@@ -22,18 +22,20 @@ MAX_PIXELS = 2**22
 class Sample:
     """A real file, and the picture that it holds."""
 
-    def __init__(self, codec, image, quality):
-        self.data = codec.compress(image, quality=quality)
+    def __init__(self, codec, image, **target):
+        self.data = codec.compress(image, **target)
         self.picture = _content(codec.decompress(self.data))
 
 
 def _content(image):
-    return image.mode, image.size, image.tobytes(), image.info.get("exif"), image.info.get("icc_profile")
+    kept = (image.info.get(name) for name in ("exif", "icc_profile", "xmp", "text"))
+    return image.mode, image.size, image.tobytes(), *kept
 
 
 @pytest.fixture(scope="module")
 def corpus(photo):
-    """For each context a codec and its files: two pictures, and one with all that a file can carry."""
+    """For each context a codec and its files: two learned ones, of the lowest quality and past the last level; one with
+    all that a file can carry, in a learned and in a lossless body; and a PNG body."""
     from conftest import TINY
 
     made = []
@@ -43,8 +45,16 @@ def corpus(photo):
         full.putalpha(Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)))
         full.info["exif"] = _exif()
         full.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-        pictures = (photo.crop((0, 0, 192, 128)), photo.crop((210, 80, 274, 144)), full)
-        made.append((codec, [Sample(codec, image, q) for image, q in zip(pictures, (0.5, 2, 1), strict=True)]))
+        full.info["xmp"], full.info["text"] = b"<x:xmpmeta/>", {"Title": "words", "parameters": "steps: 20"}
+        bits = photo.crop((0, 0, 70, 50)).convert("1")
+        samples = [
+            Sample(codec, photo.crop((0, 0, 192, 128)), quality=0.5, lossless=False),
+            Sample(codec, photo.crop((210, 80, 274, 144)), quality=3, lossless=False),
+            Sample(codec, full, quality=1, lossless=False),
+            Sample(codec, full, lossless=True),
+            Sample(codec, bits, lossless=True),
+        ]
+        made.append((codec, samples))
     return made
 
 
@@ -53,6 +63,18 @@ def _exif():
     exif[0x010E] = "a description that is long enough to be hit"
     Image.new("L", (1, 1)).save(file, "PNG", exif=exif)
     return Image.open(file).info["exif"]
+
+
+def parts(data):
+    """Header and body, with the checksum of a lossless one."""
+    header, body = bitstream.unpack(data)
+    checksum = 0 if header.kind is bitstream.Kind.LEARNED else 4
+    return header, data[len(data) - len(body) - checksum :]
+
+
+def joined(header, body):
+    """Inverse of `parts`: no checksum is made to fit."""
+    return header.to_bytes() + bitstream._to_varint(len(body)) + body
 
 
 def flip(data, other, rng):
@@ -83,12 +105,12 @@ def splice(data, other, rng):
 
 def swap_stream(data, other, rng):
     """One file's header before another's stream, both whole."""
-    return bitstream.pack(bitstream.unpack(data)[0], bitstream.unpack(other)[1])
+    return joined(parts(data)[0], parts(other)[1])
 
 
 def random_header(data, other, rng):
     """A header that unpacks, with sizes and quality at random, before a real stream."""
-    header, stream = bitstream.unpack(data)
+    header, stream = parts(data)
     width, height = (2 ** rng.uniform(0, 12, 2)).astype(int).tolist()
     quality = int(rng.integers(2049))
     changes = {"width": width, "height": height, "quality": quality, "grey": bool(rng.integers(2))}
@@ -96,13 +118,13 @@ def random_header(data, other, rng):
     changes.pop(keep, None)
     if rng.random() < 0.3:
         changes |= {"alpha": rng.bytes(20), "exif": b""}
-    return bitstream.pack(header._replace(**changes), stream)
+    return joined(header._replace(**changes), stream)
 
 
 def change_stream(data, other, rng):
     """A stream with words dropped, added or doubled under a header that announces its length."""
-    header, stream = bitstream.unpack(data)
-    return bitstream.pack(header, insert_or_delete(stream, other, rng))
+    header, stream = parts(data)
+    return joined(header, insert_or_delete(stream, other, rng))
 
 
 def insert_or_delete(data, other, rng):
@@ -123,8 +145,8 @@ def insert_or_delete(data, other, rng):
 
 def replace_all(data, other, rng):
     """Noise behind the magic, or behind the header."""
-    header, stream = bitstream.unpack(data)
-    return bitstream.pack(header, rng.bytes(len(stream))) if rng.random() < 0.5 else data[:4] + rng.bytes(len(data))
+    header, stream = parts(data)
+    return joined(header, rng.bytes(len(stream))) if rng.random() < 0.5 else data[:4] + rng.bytes(len(data))
 
 
 MUTATIONS = (flip, set_byte, cut, splice, swap_stream, random_header, change_stream, insert_or_delete, replace_all)
