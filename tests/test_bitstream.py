@@ -250,7 +250,10 @@ def test_a_thin_picture_counts_as_what_it_takes(codec, image):
     assert codec.decompress(data, max_pixels=64_000).size == (1, 1000)
     with pytest.raises(BitstreamError, match="1×1000 is over 63999 pixels"):
         codec.decompress(data, max_pixels=63_999)
-    assert codec.decompress(codec.compress(image.resize((1, 1)), quality=0, lossless=False), max_pixels=1).size == (1, 1)
+    assert codec.decompress(codec.compress(image.resize((1, 1)), quality=0, lossless=False), max_pixels=1).size == (
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -428,7 +431,9 @@ def test_resident_memory_stays_where_it_was(tiny_config, image, tmp_path):
     model = model_file.from_model(lively_model(tiny_config))
     model.save(tmp_path / "model.safetensors")
     codec, paths = Codec(model), []
-    for index, data in enumerate((codec.compress(image, quality=0, lossless=False), *(make(codec) for make in HOSTILE.values()))):
+    for index, data in enumerate(
+        (codec.compress(image, quality=0, lossless=False), *(make(codec) for make in HOSTILE.values()))
+    ):
         paths.append(tmp_path / f"{index}.agv")
         paths[-1].write_bytes(data)
     command = [sys.executable, "-c", MEASURE, tmp_path / "model.safetensors", *paths]

@@ -154,7 +154,11 @@ def test_a_rate_target_is_met(folder, capsys):
         (("compress", "photo.png", "no/a.agv", *MODEL), 1, "no folder no"),
         (("compress", "photo.png", "a.agv", "--model", "photo.png"), 1, "not a model file"),
         (("compress", "photo.png", "a.agv", "--model", "nothing"), 1, "neither a file nor a model"),
-        (("compress", "photo.png", "a.agv", *MODEL, "--quality", "7"), 2, "--quality must be a level of model from 0 to 4, not 7\n"),
+        (
+            ("compress", "photo.png", "a.agv", *MODEL, "--quality", "7"),
+            2,
+            "--quality must be a level of model from 0 to 4, not 7\n",
+        ),
         (("compress", "photo.png", "a.agv", *MODEL, "--quality", "85"), 2, "the PSNR of --quality 3.6"),
         (("compress", "photo.png", "a.agv", *MODEL, "--bytes", "50"), 1, "photo.png: 50 bytes is out of range"),
         (("compress", "photo.png", "a.agv", *MODEL, "--bpp", "1e-3"), 1, "photo.png: 0.0010 bpp is out of range"),
@@ -536,7 +540,14 @@ def test_help_and_version_need_nothing_heavy(capsys):
     code = "import sys, agvae.cli; agvae.cli.parser.make_parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "PIL", "tqdm"} & set(done.stdout.split())
-    for arguments in ((), ("--help",), ("compress", "--help"), ("decompress", "--help"), ("info", "--help"), ("compare", "--help")):
+    for arguments in (
+        (),
+        ("--help",),
+        ("compress", "--help"),
+        ("decompress", "--help"),
+        ("info", "--help"),
+        ("compare", "--help"),
+    ):
         status, out, _ = agvae(capsys, *arguments)
         assert status == 0
         assert "usage: agvae" in out
