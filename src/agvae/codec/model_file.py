@@ -125,7 +125,8 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except Exception as error:  # torch.load raises nearly anything on a foreign file
-        raise ModelError(f"{path}: not a training checkpoint of agvae ({type(error).__name__})") from error
+        words = "not a training checkpoint of agvae; train.py writes them into the folder checkpoints of a run"
+        raise ModelError(f"{path}: {words}") from error
     _check_weights(path, expected, weights)
     try:
         return from_model(_assemble(config, weights), info, half)
