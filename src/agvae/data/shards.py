@@ -48,11 +48,13 @@ def write_shards(folder: Path, out: Path, shard_bytes: int, seed: int = 0) -> tu
     """Copy the images of `folder` into shards of about `shard_bytes` in `out`; their index, and all images' headers.
 
     The same folder gives the same files again. The index is written last: without it shards are no data set. Raises
-    ConfigError if `out` holds anything, DataError if `folder` holds no image, OSError if a file cannot be read or
-    written.
+    ConfigError if `out` holds anything, DataError if `folder` is none or holds no image, OSError if a file cannot be
+    read or written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not an empty folder: name a new one, or empty it if sharding was broken off there")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: must be a folder of pictures")
     headers = read_headers(list_images(folder))
     if not headers.paths:
         raise DataError(f"{folder} holds no image that can be read")
