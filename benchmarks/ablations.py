@@ -87,7 +87,7 @@ def measure(codec, paths, at):
     for path in paths:
         image = Image.fromarray(load_rgb(path))
         latent = codec.analyze(image)
-        files = [codec.compress(latent, quality=quality) for quality in at]
+        files = [codec.compress(latent, quality=quality, lossless=False) for quality in at]
         rates = [bits_per_pixel(len(file), *image.size) for file in files]
         results.append([rates, [psnr(image, codec.decompress(file)) for file in files]])
     bpp, decibels = np.mean(results, axis=0).tolist()

@@ -1,5 +1,6 @@
 """The container: it carries what it was given, and nothing else is ever taken for a picture."""
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from PIL import Image
 
 from agvae import cli
 from agvae.codec import BitstreamError, Codec, bitstream, model_file, tiling
-from agvae.codec.bitstream import Header, pack, unpack
+from agvae.codec.bitstream import Header, Kind, pack, unpack
 from agvae.entropy.coder import Encoder
 from agvae.images import MAX_PIXELS, picture_of
 from agvae.models.context import CONTEXTS
+from agvae.quality import EXTRA_LEVELS, QUALITY_STEPS
 
 SECONDS = 1
 """Of processor time, within which any file is refused."""
@@ -29,16 +31,15 @@ MEBIBYTE = 2**20
 
 numbers = st.integers(1, 2**35 - 1)
 blocks = st.binary(max_size=300)
-headers = st.builds(
-    Header,
-    fingerprint=st.binary(min_size=4, max_size=4),
-    width=numbers,
-    height=numbers,
-    quality=st.integers(0, 2**35 - 1),
-    grey=st.booleans(),
-    alpha=blocks,
-    exif=blocks,
-    icc=blocks,
+common = {"width": numbers, "height": numbers, "grey": st.booleans(), "alpha": blocks, "exif": blocks, "icc": blocks}
+learned = {"fingerprint": st.binary(min_size=4, max_size=4), "quality": st.integers(0, 2**35 - 1)}
+lossless = {"fingerprint": st.just(b""), "quality": st.just(0), "kind": st.sampled_from([Kind.WEBP, Kind.PNG])}
+of_version_1 = st.builds(Header, **common, **learned)
+headers = st.one_of(
+    of_version_1,
+    st.builds(Header, **common, **learned, extended=st.just(True)),
+    st.builds(Header, **common, **learned, xmp=blocks, text=blocks),
+    st.builds(Header, **common, **lossless, xmp=blocks, text=blocks),
 )
 
 
@@ -61,7 +62,7 @@ def image(photo):
 
 def forge(codec, image, quality=1024, **fields):
     """A file whose checksum is right, whatever is in its header."""
-    header = unpack(codec.compress(image, quality=0)).header._replace(quality=quality, **fields)
+    header = unpack(codec.compress(image, quality=0, lossless=False)).header._replace(quality=quality, **fields)
     with torch.inference_mode():
         y_bar = codec.model.scale(codec.analyze(image).y, quality / 1024)
         coding = codec.latent_codec.encode(y_bar, quality / 1024, checksum=header.checksum)
@@ -83,14 +84,14 @@ def test_every_cut_and_every_addition_is_an_error(header, stream):
     for cut in range(len(data)):
         with pytest.raises(BitstreamError):
             unpack(data[:cut])
-    with pytest.raises(BitstreamError, match="announces a stream"):
+    with pytest.raises(BitstreamError, match="announces a body"):
         unpack(data + b"\0")
 
 
-@given(st.binary(max_size=60), st.booleans())
-def test_whatever_unpacks_packs_to_the_same_bytes(noise, started):
+@given(st.sampled_from([b"", b"AGV\1", b"AGV\2", b"AGV\2\0\0", b"AGV\2\0\1"]), st.binary(max_size=60))
+def test_whatever_unpacks_packs_to_the_same_bytes(start, noise):
     """No two files hold the same: a flipped bit cannot hide in how a number is written."""
-    data = b"AGV\1" + noise if started else noise
+    data = start + noise
     try:
         header, stream = unpack(data)
     except BitstreamError:
@@ -98,10 +99,16 @@ def test_whatever_unpacks_packs_to_the_same_bytes(noise, started):
     assert pack(header, stream) == data
 
 
-@given(st.integers(1, MAX_PIXELS), st.integers(1, MAX_PIXELS), st.integers(0, 1023 * 1024), st.booleans())
-def test_the_header_of_a_plain_picture_is_small(width, height, quality, grey):
+@given(
+    st.integers(1, MAX_PIXELS),
+    st.integers(1, MAX_PIXELS),
+    st.integers(0, (1023 + EXTRA_LEVELS) * QUALITY_STEPS),
+    st.booleans(),
+    st.booleans(),
+)
+def test_the_header_of_a_plain_picture_is_small(width, height, quality, grey, extended):
     """At any size that a decoder takes, and any quality of any model."""
-    header = Header(b"abcd", width, min(height, MAX_PIXELS // width), quality, grey)
+    header = Header(b"abcd", width, min(height, MAX_PIXELS // width), quality, grey, extended=extended)
     for length in (10, 2**34):
         assert len(header.to_bytes()) + len(bitstream._to_varint(length)) <= bitstream.HEADER_MAX
 
@@ -112,7 +119,29 @@ def test_headers_that_differ_start_different_checksums(one, other):
     assert one.checksum == zlib.crc32(one.to_bytes())
 
 
+@given(of_version_1, st.binary(max_size=40))
+def test_a_file_that_version_1_can_hold_is_of_version_1(header, stream):
+    """So that older programs read it, too."""
+    assert pack(header, stream)[3] == 1
+
+
+@given(of_version_1, st.sampled_from([{"xmp": b"x"}, {"text": b"x"}, {"extended": True}]))
+def test_all_else_is_of_version_2(header, more):
+    assert pack(header._replace(**more), b"")[3] == 2
+
+
+@given(st.builds(Header, **common, **lossless, xmp=blocks, text=blocks), st.binary(max_size=40), st.data())
+@settings(max_examples=50)
+def test_every_byte_of_a_lossless_file_is_under_its_checksum(header, body, data):
+    file = bytearray(pack(header, body))
+    file[data.draw(st.integers(0, len(file) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(BitstreamError):
+        found = unpack(bytes(file))
+        assert found.header.kind is Kind.LEARNED  # whose stream has a checksum of its own
+
+
 START = b"AGV\1\0abcd"
+LOSSLESS = b"AGV\2\0\1\1\1"
 
 
 @pytest.mark.parametrize(
@@ -125,22 +154,32 @@ START = b"AGV\1\0abcd"
         (b"AG", "ends after 2 bytes, inside its header"),
         (START[:8], "ends after 8 bytes, inside its header"),
         (START, "number in the header does not end"),
-        (b"AGV\2" + START[4:] + b"\1\1\0\5stream", "format version 2; this program reads version 1"),
+        (b"AGV\3" + START[4:] + b"\1\1\0\5stream", "format version 3; this program reads versions 1 and 2"),
         (b"AGV\0" + START[4:] + b"\1\1\0\5stream", "format version 0"),
         (b"AGV\1\x10abcd\1\1\0\5hello", "features .flags 0x10."),
         (b"AGV\1\xffabcd\1\1\0\5hello", "features .flags 0xff."),
+        (b"AGV\2\x40\0abcd\1\1\0\5hello", "features .flags 0x40."),
+        (b"AGV\2\0\3abcd\1\1\0\5hello", "body is of a kind .3."),
+        (b"AGV\2", "ends after 4 bytes, inside its header"),
+        (b"AGV\2\0", "ends after 5 bytes, inside its header"),
+        (LOSSLESS + b"\5hello", "checksum does not match"),
+        (LOSSLESS + b"\3hel", "checksum does not match"),
+        (LOSSLESS + b"\0", "checksum does not match"),
+        (LOSSLESS + b"\6hello", "body of 6 bytes, the file holds 5"),
         (START + b"\0\1\0\5hello", "size of 0×1"),
         (START + b"\1\0\0\5hello", "size of 1×0"),
         (START + b"\x81\0\1\0\5hello", "longer than it needs"),
         (START + b"\1\1\x80\0\5hello", "longer than it needs"),
         (START + b"\1\1\0\x85\0hello", "longer than it needs"),
         (START + b"\xff\xff\xff\xff\xff\1\1\0\5hello", "does not end"),
-        (START + b"\1\1\0\6hello", "stream of 6 bytes, the file holds 5"),
-        (START + b"\1\1\0\4hello", "stream of 4 bytes, the file holds 5"),
-        (START + b"\1\1\0\xff\xff\xff\xff\x7fhello", "stream of 34359738367 bytes, the file holds 5"),
+        (START + b"\1\1\0\6hello", "body of 6 bytes, the file holds 5"),
+        (START + b"\1\1\0\4hello", "body of 4 bytes, the file holds 5"),
+        (START + b"\1\1\0\xff\xff\xff\xff\x7fhello", "body of 34359738367 bytes, the file holds 5"),
         (b"AGV\1\2abcd\1\1\0\7alpha\0", "announces 7 bytes of alpha"),
         (b"AGV\1\4abcd\1\1\0\0\5hello", "announces 0 bytes of exif"),
         (b"AGV\1\x08abcd\1\1\0\xff\xff\xff\xff\x7fhello", "announces 34359738367 bytes of icc"),
+        (b"AGV\2\x10\0abcd\1\1\0\7xmp\0", "announces 7 bytes of xmp"),
+        (b"AGV\2\x20\1\1\1\7text\0", "announces 7 bytes of text"),
     ],
 )
 def test_what_is_wrong_with_a_container_is_said_in_one_line(data, message):
@@ -157,7 +196,7 @@ def test_no_flipped_bit_gives_a_picture(tiny_config, image, context):
     """Not one, of all bits of a file: the checksum covers header and symbols."""
     tiny_config["context"]["name"] = context
     codec = Codec(model_file.from_model(lively_model(tiny_config)))
-    data = codec.compress(image, quality=0.75)
+    data = codec.compress(image, quality=0.75, lossless=False)
     assert len(data) < 400
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
@@ -169,7 +208,7 @@ def test_no_flipped_bit_gives_a_picture(tiny_config, image, context):
 def test_no_flipped_bit_of_alpha_exif_or_profile_gives_a_picture(codec, image):
     image = image.convert("LA")
     image.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"
-    data = codec.compress(image, quality=0)
+    data = codec.compress(image, quality=0, lossless=False)
     header, stream = unpack(data)
     assert header.alpha
     assert header.exif
@@ -181,7 +220,7 @@ def test_no_flipped_bit_of_alpha_exif_or_profile_gives_a_picture(codec, image):
 
 
 def test_every_cut_of_a_file_is_an_error(codec, image):
-    data = codec.compress(image, quality=1)
+    data = codec.compress(image, quality=1, lossless=False)
     for cut in range(len(data)):
         with pytest.raises(BitstreamError):
             codec.decompress(data[:cut])
@@ -189,7 +228,7 @@ def test_every_cut_of_a_file_is_an_error(codec, image):
 
 def test_a_header_on_another_files_stream_is_an_error(codec, image):
     """Even where all symbols decode: of two pictures of one padded size, or of one picture at two qualities."""
-    data = codec.compress(image, quality=1)
+    data = codec.compress(image, quality=1, lossless=False)
     header, stream = unpack(data)
     for change in ({"width": 63}, {"height": 50}, {"quality": header.quality + 1}, {"grey": True}):
         with pytest.raises(BitstreamError, match="damaged"):
@@ -200,24 +239,40 @@ def test_a_header_on_another_files_stream_is_an_error(codec, image):
 
 
 def test_a_picture_over_the_limit_is_refused(codec, image):
-    data = codec.compress(image.resize((100, 80)), quality=1)
+    data = codec.compress(image.resize((100, 80)), quality=1, lossless=False)
     assert codec.decompress(data, max_pixels=8000).size == (100, 80)
     with pytest.raises(BitstreamError, match="100×80 is over 7999 pixels"):
         codec.decompress(data, max_pixels=7999)
 
 
 def test_a_thin_picture_counts_as_what_it_takes(codec, image):
-    data = codec.compress(image.resize((1, 1000)), quality=1)
+    data = codec.compress(image.resize((1, 1000)), quality=1, lossless=False)
     assert codec.decompress(data, max_pixels=64_000).size == (1, 1000)
     with pytest.raises(BitstreamError, match="1×1000 is over 63999 pixels"):
         codec.decompress(data, max_pixels=63_999)
-    assert codec.decompress(codec.compress(image.resize((1, 1)), quality=0), max_pixels=1).size == (1, 1)
+    assert codec.decompress(codec.compress(image.resize((1, 1)), quality=0, lossless=False), max_pixels=1).size == (
+        1,
+        1,
+    )
 
 
-def test_quality_past_the_last_level_is_refused(codec, image):
-    header, stream = unpack(codec.compress(image, quality=2))
+@pytest.mark.parametrize(
+    "block", [b"{", b"[]", b'{"a": 1}', b'{"a": {"b": ""}}', b"\xff", b"[" * 10**5], ids=lambda block: str(block[:20])
+)
+def test_text_that_is_not_an_object_of_strings_is_refused(codec, image, block):
+    with pytest.raises(BitstreamError, match="the text is not"):
+        codec.decompress(forge(codec, image, text=zlib.compress(block)))
+
+
+def test_quality_past_the_last_level_is_refused_in_version_1(codec, image):
+    header, stream = unpack(codec.compress(image, quality=2, lossless=False))
     with pytest.raises(BitstreamError, match=r"quality 2\.00098 is past the model's last level, 2"):
         codec.decompress(pack(header._replace(quality=2049), stream))
+    with pytest.raises(BitstreamError, match=r"quality 4\.00098 is past the model's last level, 2"):
+        codec.decompress(pack(header._replace(quality=4097, extended=True), stream))
+    with pytest.raises(BitstreamError, match="higher version than it needs"):
+        codec.decompress(forge(codec, image, quality=2048, extended=True))
+    assert codec.decompress(forge(codec, image, quality=2049, extended=True)).size == image.size
 
 
 # ----------------------------------------------- extras, checksum correct
@@ -259,7 +314,7 @@ def test_alpha_that_is_not_the_pictures_is_refused(codec, image, alpha):
         codec.decompress(forge(codec, image, alpha=alpha))
 
 
-@pytest.mark.parametrize("name", ["exif", "icc"])
+@pytest.mark.parametrize("name", ["exif", "icc", "xmp", "text"])
 @pytest.mark.parametrize(
     "block",
     [
@@ -271,11 +326,11 @@ def test_alpha_that_is_not_the_pictures_is_refused(codec, image, alpha):
     ],
     ids=["foreign", "cut", "followed", "large", "bomb"],
 )
-def test_exif_and_profiles_that_do_not_inflate_or_to_too_much_are_refused(codec, image, name, block):
+def test_metadata_that_does_not_inflate_or_to_too_much_are_refused(codec, image, name, block):
     data = forge(codec, image, **{name: block})
     tracemalloc.start()
     began = time.process_time()
-    with pytest.raises(BitstreamError, match="an EXIF or ICC block"):
+    with pytest.raises(BitstreamError, match="a block of metadata"):
         codec.decompress(data)
     took, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -321,7 +376,7 @@ def only_z(codec, positions):
 @pytest.mark.parametrize("kind", ["codec", "contextual"])
 def test_hostile_files_end_soon_and_take_little_memory(request, image, name, kind):
     codec = request.getfixturevalue(kind)
-    codec.decompress(codec.compress(image, quality=0))  # compiles what there is to compile
+    codec.decompress(codec.compress(image, quality=0, lossless=False))  # compiles what there is to compile
     data = HOSTILE[name](codec)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several that wait for each other on a busy machine take processor time too
@@ -376,7 +431,9 @@ def test_resident_memory_stays_where_it_was(tiny_config, image, tmp_path):
     model = model_file.from_model(lively_model(tiny_config))
     model.save(tmp_path / "model.safetensors")
     codec, paths = Codec(model), []
-    for index, data in enumerate((codec.compress(image, quality=0), *(make(codec) for make in HOSTILE.values()))):
+    for index, data in enumerate(
+        (codec.compress(image, quality=0, lossless=False), *(make(codec) for make in HOSTILE.values()))
+    ):
         paths.append(tmp_path / f"{index}.agv")
         paths[-1].write_bytes(data)
     command = [sys.executable, "-c", MEASURE, tmp_path / "model.safetensors", *paths]
@@ -390,11 +447,11 @@ def test_resident_memory_stays_where_it_was(tiny_config, image, tmp_path):
 def test_the_command_says_what_is_wrong_in_one_line(tiny_model, codec, image, tmp_path, capsys):
     model, file = tmp_path / "model.safetensors", tmp_path / "x.agv"
     model_file.from_model(tiny_model).save(model)
-    good = codec.compress(image, quality=0)
+    good = codec.compress(image, quality=0, lossless=False)
     wrong = {
         b"": "empty",
         b"\x89PNG\r\n\x1a\n": "not an AGV file",
-        good[:-3]: "announces a stream",
+        good[:-3]: "announces a body",
         good[:-1] + bytes([good[-1] ^ 4]): "damaged",
         good[:5] + b"abcd" + good[9:]: "made by the model 61626364",
         HOSTILE["2^31 × 2^31"](codec): "is over 268435456 pixels",
@@ -423,8 +480,8 @@ folder = Path(sys.argv[2])
 for model in sorted(folder.glob("*.safetensors")):
     codec = Codec.load(model)
     for picture in sorted(folder.glob("*.png")):
-        data = codec.compress(Image.open(picture), quality=1.3)
-        sys.stdout.buffer.write(data + codec.compress(Image.open(picture), bytes=len(data) + 4))
+        data = codec.compress(Image.open(picture), quality=1.3, lossless=False)
+        sys.stdout.buffer.write(data + codec.compress(Image.open(picture), bytes=len(data) + 4, lossless=False))
 """
 
 
@@ -446,4 +503,6 @@ def test_the_number_of_threads_changes_no_byte(tiny_config, photo, tmp_path):
 
 def test_a_picture_gives_the_same_bytes_twice(codec, photo):
     image = picture_of(photo.crop((0, 0, 200, 130)))
-    assert codec.compress(image, quality=1.1) == codec.compress(image, quality=1.1)
+    for lossless in (False, True):
+        target = {} if lossless else {"quality": 1.1}
+        assert len({codec.compress(image, **target, lossless=lossless) for _ in range(2)}) == 1

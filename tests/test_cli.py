@@ -11,11 +11,15 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, lively_model
 from PIL import Image, ImageCms
 
-from agvae import cli, files
+from agvae import cli, files, shipped
 from agvae.codec import Codec, bitstream, model_file
+from agvae.codec.bitstream import Header
+from agvae.codec.lossless import compress_lossless
+from agvae.images import Picture
 
 HEAVY = [
     *("compressai", "hydra", "lightning", "matplotlib", "pandas", "sympy"),
@@ -25,10 +29,20 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, photo):
+    """A model whose pictures all are nearly the mean colour of `small_photo`: no better one takes their place."""
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    model_file.from_model(lively_model(TINY)).save(path)
+    made = lively_model(TINY)
+    last = made.g_s[-1]
+    with torch.no_grad():
+        last.weight *= 1e-4
+        last.bias.copy_(torch.from_numpy(np.array(small_photo(photo)).mean((0, 1)) / 255))
+    model_file.from_model(made).save(path)
     return path
+
+
+def small_photo(photo: Image.Image) -> Image.Image:
+    return photo.crop((0, 0, 201, 99))
 
 
 @pytest.fixture
@@ -36,9 +50,9 @@ def folder(model, photo, tmp_path, monkeypatch):
     """The working folder, with a model, a photo, and the photo compressed."""
     monkeypatch.chdir(tmp_path)
     os.link(model, "model.safetensors")
-    small = photo.crop((0, 0, 201, 99))
+    small = small_photo(photo)
     small.save("photo.png")
-    (tmp_path / "photo.agv").write_bytes(Codec.load(model).compress(small, quality=1.25))
+    (tmp_path / "photo.agv").write_bytes(Codec.load(model).compress(small, quality=1.25, lossless=False))
     return tmp_path
 
 
@@ -55,6 +69,11 @@ def agvae(capsys, *arguments) -> tuple[int, str, str]:
 
 def command(*arguments) -> list[str]:
     return [sys.executable, "-m", "agvae", *map(str, arguments)]
+
+
+def contents(folder) -> dict:
+    """All paths below a folder, with the bytes of those that are files."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def metadata(photo: Image.Image) -> dict:
@@ -97,15 +116,18 @@ def test_every_target_reaches_the_codec(folder, capsys, monkeypatch, option, val
     assert asked == {name: value}
 
 
-def test_effort_reaches_the_codec_and_the_report(folder, capsys, monkeypatch):
+def test_effort_reaches_the_codec(folder, capsys, monkeypatch):
+    asked = []
+
     def compress(self, picture, *, effort, saved, **_):
         saved(800.0)
-        return bytes((folder / "photo.agv").read_bytes()) if effort == 2 else b""
+        asked.append(effort)
+        return (folder / "photo.agv").read_bytes()
 
     monkeypatch.setattr(Codec, "compress", compress)
-    status, out, _ = agvae(capsys, "compress", "photo.png", "a.agv", *MODEL, "--effort", 2)
-    assert status == 0
-    assert out.endswith(", effort 2\n")
+    assert agvae(capsys, "compress", "photo.png", "a.agv", *MODEL, "--effort", 2)[0] == 0
+    assert asked == [2]
+    assert agvae(capsys, "compress", "photo.png", "a.agv", "--lossless", "--effort", 1)[0] == 2
     assert agvae(capsys, "compress", "photo.png", "a.agv", *MODEL, "--effort", 4)[0] == 2
 
 
@@ -128,14 +150,22 @@ def test_a_rate_target_is_met(folder, capsys):
     [
         (("compress", "nowhere.png", "a.agv", *MODEL), 1, "nowhere.png: no such file"),
         (("compress", "model.safetensors", "a.agv", *MODEL), 1, "not an image"),
-        (("compress", ".", "a.agv", *MODEL), 1, ".: is a folder; name the files in it"),
+        (("compress", ".", "a.agv", *MODEL), 2, "a.agv: several inputs need a folder"),
         (("compress", "photo.png", "no/a.agv", *MODEL), 1, "no folder no"),
         (("compress", "photo.png", "a.agv", "--model", "photo.png"), 1, "not a model file"),
         (("compress", "photo.png", "a.agv", "--model", "nothing"), 1, "neither a file nor a model"),
-        (("compress", "photo.png", "a.agv", *MODEL, "--quality", "7"), 2, "range 0 to 2"),
+        (
+            ("compress", "photo.png", "a.agv", *MODEL, "--quality", "7"),
+            2,
+            "--quality must be a level of model from 0 to 4, not 7\n",
+        ),
+        (("compress", "photo.png", "a.agv", *MODEL, "--quality", "85"), 2, "the PSNR of --quality 3.6"),
         (("compress", "photo.png", "a.agv", *MODEL, "--bytes", "50"), 1, "photo.png: 50 bytes is out of range"),
-        (("compress", "photo.png", "a.agv", *MODEL, "--bpp", "1e6"), 1, "photo.png: 1000000.0000 bpp is out of range"),
-        (("compress", "photo.png", "a.agv", *MODEL, "--psnr", "99"), 1, "range"),
+        (("compress", "photo.png", "a.agv", *MODEL, "--bpp", "1e-3"), 1, "photo.png: 0.0010 bpp is out of range"),
+        (("compress", "photo.png", "a.agv", *MODEL, "--psnr", "1"), 1, "psnr 1 is out of range"),
+        (("compress", "photo.png", "a.agv", "--lossless", "--quality", "1"), 2, "not allowed with"),
+        (("compress", "photo.png", "a.agv", "--quiet", "--verbose"), 2, "not allowed with"),
+        (("compress", "photo.png", "a.agv", "--overwrite", "--no-clobber"), 2, "not allowed with"),
         (("compress", "photo.png", "a.agv", *MODEL, "--ms-ssim", "0.5"), 1, "201×99"),
         (("compress", "photo.png", "a.agv", *MODEL, "--max-pixels", "19898"), 1, "over 19898 pixels"),
         (("compress", "photo.png", "a.agv", *MODEL, "--device", "tpu9"), 2, "tpu9"),
@@ -147,7 +177,8 @@ def test_a_rate_target_is_met(folder, capsys):
         (("compress", "photo.png", "other.JPG", *MODEL), 2, "not a picture"),
         (("compress", "photo.agv", "./photo.agv", *MODEL), 2, "overwritten"),
         (("compress", "-", ".", *MODEL), 2, "no name"),
-        (("compress", "photo.png", "photo.tiff", ".", *MODEL), 2, "would both become"),
+        (("compress", "photo.png", "./photo.png", ".", *MODEL), 2, "would both become"),
+        (("compress", "empty", "out/", *MODEL), 2, "empty: there is no file in this folder that the command takes"),
         (("decompress", "photo.png", "b.png", *MODEL), 1, "photo.png: this is not an AGV file"),
         (("decompress", "photo.agv", "b.xyz", *MODEL), 2, ".xyz"),
         (("decompress", "photo.agv", "b", *MODEL), 2, "a folder must be there or end in /"),
@@ -159,16 +190,23 @@ def test_a_rate_target_is_met(folder, capsys):
         (("decompress", "photo.agv", "b.png"), 1, "--model"),
         (("decompress", "photo.agv", "b.png", "--model", "photo.png"), 1, "not a model file"),
         (("decompress", "photo.agv", "no/b.png", *MODEL), 1, "no folder no"),
-        (("decompress", ".", "b.png", *MODEL), 1, ".: is a folder"),
+        (("decompress", ".", "b.png", *MODEL), 2, "b.png: several inputs need a folder"),
         (("info", "photo.png"), 1, "photo.png: this is not an AGV file"),
         (("info", "nowhere.agv"), 1, "nowhere.agv: No such file"),
-        (("export", "photo.png", "b.safetensors"), 1, "photo.png"),
+        (("export", "photo.png", "b.safetensors"), 1, "photo.png: not a training checkpoint of agvae"),
+        (("shard", "nowhere", "out"), 1, "nowhere"),
+        (("compare", "nowhere.png", "photo.agv", *MODEL), 1, "nowhere.png: no such file"),
+        (("compare", "photo.png", "nowhere.agv", *MODEL), 1, "nowhere.agv: No such file"),
+        (("compare", "photo.png", "photo.png", *MODEL), 1, "photo.png: this is not an AGV file"),
+        (("compare", "photo.png", "photo.agv", *MODEL, "--output", "no/a.png"), 1, "no folder no"),
+        (("compare", "photo.png"), 2, "required: IN.agv"),
         (("export", "photo.png", "b.bin"), 2, ".safetensors"),
         (("explode",), 2, "explode"),
     ],
 )
 def test_errors_are_one_line_and_leave_no_file(folder, capsys, arguments, status, word):
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (folder / "empty").mkdir()
+    before = contents(folder)
     found, out, err = agvae(capsys, *arguments)
     assert found == status
     assert word in err
@@ -176,7 +214,7 @@ def test_errors_are_one_line_and_leave_no_file(folder, capsys, arguments, status
     assert err.startswith("agvae")
     assert err.count("\n") == 1
     assert out == ""
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -189,6 +227,7 @@ def test_errors_are_one_line_and_leave_no_file(folder, capsys, arguments, status
         ("--ms-ssim", ["0", "1.5", "nan"]),
         ("--max-pixels", ["0", "-1", "x"]),
         ("--threads", ["0", "-1", "1.5", "all"]),
+        ("--jobs", ["0", "-1", "1.5", "all"]),
     ],
 )
 def test_targets_that_mean_nothing_are_wrong_usage(capsys, option, values):
@@ -301,8 +340,13 @@ def test_a_single_input_may_go_into_a_folder(folder, capsys):
 
 def test_a_bad_model_or_setting_is_said_once(folder, capsys):
     for option in (("--model", "nothing"), (*MODEL, "--quality", "9"), (*MODEL, "--device", "tpu9")):
-        _, _, err = agvae(capsys, "compress", "photo.png", "photo.png", "photo.png", "a/", *option)
-        assert err.count("\n") == 1
+        for jobs in (1, 2):
+            os.makedirs("in", exist_ok=True)
+            for name in "abc":
+                (folder / "in" / f"{name}.png").write_bytes((folder / "photo.png").read_bytes())
+            _, _, err = agvae(capsys, "compress", "in", "out", *option, "--jobs", jobs)
+            assert err.count("\n") == 1
+            assert option[-1] in err
 
 
 def test_too_little_memory_is_an_error_of_one_line(folder, capsys, monkeypatch):
@@ -496,7 +540,14 @@ def test_help_and_version_need_nothing_heavy(capsys):
     code = "import sys, agvae.cli; agvae.cli.parser.make_parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "PIL", "tqdm"} & set(done.stdout.split())
-    for arguments in ((), ("--help",), ("compress", "--help"), ("decompress", "--help"), ("info", "--help")):
+    for arguments in (
+        (),
+        ("--help",),
+        ("compress", "--help"),
+        ("decompress", "--help"),
+        ("info", "--help"),
+        ("compare", "--help"),
+    ):
         status, out, _ = agvae(capsys, *arguments)
         assert status == 0
         assert "usage: agvae" in out
@@ -526,10 +577,37 @@ def test_the_command_and_the_library_have_the_same_limit_of_pixels():
 
 def test_info_says_what_is_inside(folder, capsys):
     header = bitstream.unpack((folder / "photo.agv").read_bytes())[0]
-    out = agvae(capsys, "info", "photo.agv")[1]
-    assert "width         201" in out
-    assert f"model         {header.fingerprint.hex()}" in out
-    assert "grey          no" in out
+    size = (folder / "photo.agv").stat().st_size
+    assert agvae(capsys, "info", "photo.agv")[1].splitlines() == [
+        "file          photo.agv",
+        "size          201×99",
+        "format        version 1, learned",
+        f"model         {header.fingerprint.hex()}, which is not with agvae",
+        "quality       1.25",
+        f"bytes         {size}, of these {len(header.to_bytes()) + 2} before the body",
+        f"rate          {8 * size / (201 * 99):.4f} bpp",
+    ]
+
+
+def test_info_says_which_lossless_body_a_file_has_and_what_goes_with_it(folder, capsys):
+    picture = Picture(np.full((9, 30, 3), 255, np.uint8), True, xmp=b"<x/>", text={"Title": "words"}, bilevel=True)
+    (folder / "a.agv").write_bytes(compress_lossless(picture))
+    lines = agvae(capsys, "info", "a.agv")[1].splitlines()
+    assert lines[1:3] == ["size          30×9, greyscale", "format        version 2, lossless, as PNG"]
+    assert not [line for line in lines if line.startswith(("model", "quality", "EXIF", "alpha"))]
+    assert [line.split()[0] for line in lines[-2:]] == ["XMP", "text"]
+    facts = json.loads(agvae(capsys, "info", "a.agv", "--json")[1])
+    assert (facts["body"], facts["version"], facts["model"], facts["quality"]) == ("png", 2, None, None)
+
+
+def test_info_names_a_shipped_model_and_says_that_a_quality_is_extrapolated(folder, capsys):
+    card = shipped.cards()[0]
+    for quality, words in ((2560, "2.5"), (5500, "5.371 (extrapolated past level 5)")):
+        header = Header(bytes.fromhex(card.fingerprint), 64, 64, quality, extended=quality > 5120)
+        (folder / "a.agv").write_bytes(bitstream.pack(header, b"stream"))
+        lines = agvae(capsys, "info", "a.agv")[1].splitlines()
+        assert f"model         {card.name} ({card.fingerprint})" in lines
+        assert f"quality       {words}" in lines
 
 
 def test_info_takes_many_files_and_one_bad_does_not_stop_the_others(folder, capsys):

@@ -63,7 +63,7 @@ def assert_own_picture_at_own_rate(codec, model, photo):
     for size, quality in zip(SIZES, (0, last / 3, last), strict=True):
         quality = round(quality * 1024) / 1024
         image = photo.crop((100, 100, 100 + size[0], 100 + size[1]))
-        data = codec.compress(image, quality=quality)
+        data = codec.compress(image, quality=quality, lossless=False)
         expected, bits = own_picture(model, image, quality)
         decoded = np.array(codec.decompress(data)).astype(float)
         # Where sums are rounded in another order a pixel on the edge may take the other side.
@@ -78,49 +78,61 @@ def test_every_quality_is_coded_as_the_stream_says(codec, photo):
     """A quality between two fixed-point steps gives the bytes and the picture of the step."""
     image = photo.crop((0, 0, 130, 70))
     for quality in (0.3, 1.23456789, 1.99999):
-        data = codec.compress(image, quality=quality)
+        data = codec.compress(image, quality=quality, lossless=False)
         stored = bitstream.unpack(data)[0].quality / 1024
         assert abs(stored - quality) <= 0.5 / 1024
-        assert data == codec.compress(image, quality=stored)
+        assert data == codec.compress(image, quality=stored, lossless=False)
         assert codec.decompress(data).size == image.size
 
 
 def test_rate_and_estimate_grow_with_quality(codec, photo):
     latent = codec.analyze(photo)
-    sizes = [len(codec.compress(latent, quality=q)) for q in (0, 0.5, 1, 1.5, 2)]
+    sizes = [len(codec.compress(latent, quality=q, lossless=False)) for q in (0, 0.5, 1, 1.5, 2, 2.3, 3, 4)]
     assert sizes == sorted(set(sizes))
-    assert [codec.estimate(latent, quality=q) for q in (0, 2)] == sorted(
-        codec.estimate(latent, quality=q) for q in (0, 2)
-    )
+    bits = [codec.estimate(latent, quality=q) for q in (0, 2, 4)]
+    assert bits == sorted(bits)
 
 
-def test_pictures_arrays_tensors_and_latents_give_the_same_bytes(codec, photo):
-    image = photo.crop((0, 0, 100, 90))
+def test_pictures_paths_arrays_tensors_and_latents_give_the_same_bytes(codec, photo, tmp_path):
+    image, path = photo.crop((0, 0, 100, 90)), tmp_path / "photo.png"
+    image.save(path)
     array = np.array(image)
     tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
-    forms = (image, array, tensor, codec.analyze(image))
-    assert len({codec.compress(form, quality=1) for form in forms}) == 1
+    forms = (image, path, str(path), array, tensor, codec.analyze(image))
+    assert len({codec.compress(form, quality=1, lossless=False) for form in forms}) == 1
+    assert len({codec.compress(form, lossless=True) for form in forms}) == 1
+    grey = image.convert("L")
+    values = np.array(grey)
+    forms = (grey, values, torch.from_numpy(values)[None].float() / 255)
+    assert len({codec.compress(form, quality=1, lossless=False) for form in forms}) == 1
+
+
+def test_the_default_target_is_the_middle_quality(codec, photo):
+    image = photo.crop((0, 0, 100, 90))
+    assert codec.compress(image, lossless=False) == codec.compress(image, quality=1, lossless=False)
 
 
 @pytest.mark.parametrize(
     "image",
     [
         np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 1, 1), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         torch.zeros(4, 4, 3),
         torch.full((3, 4, 4), 1.5),
         torch.zeros(3, 4, 4, dtype=torch.int32),
+        "nowhere.png",
     ],
     ids=str,
 )
 def test_what_is_no_picture_is_refused(codec, image):
-    with pytest.raises(ValueError, match=r"array|tensor|image"):
+    with pytest.raises(ValueError, match=r"array|tensor|image|file"):
         codec.compress(image, quality=0)
 
 
-@pytest.mark.parametrize("quality", [-0.1, 2.1, float("nan")])
+@pytest.mark.parametrize("quality", [-0.1, 4.1, float("nan")])
 def test_quality_out_of_range_is_refused(codec, photo, quality):
-    with pytest.raises(ValueError, match="range 0 to 2"):
+    with pytest.raises(ValueError, match="range 0 to 4"):
         codec.compress(photo, quality=quality)
 
 
@@ -132,7 +144,7 @@ def test_header_is_small_even_for_the_largest_picture():
 
 
 def test_damaged_data_is_an_error_and_never_a_picture(codec, photo):
-    data = codec.compress(photo.crop((0, 0, 64, 64)), quality=1)
+    data = codec.compress(photo.crop((0, 0, 64, 64)), quality=1, lossless=False)
     for cut in range(len(data)):
         with pytest.raises(BitstreamError):
             codec.decompress(data[:cut])
@@ -150,7 +162,7 @@ def test_another_models_file_is_refused(tiny_config, photo):
     ours = Codec(model_file.from_model(lively_model(tiny_config, seed=0)))
     theirs = Codec(model_file.from_model(lively_model(tiny_config, seed=1)))
     with pytest.raises(BitstreamError, match="made by the model"):
-        ours.decompress(theirs.compress(photo.crop((0, 0, 64, 64)), quality=1))
+        ours.decompress(theirs.compress(photo.crop((0, 0, 64, 64)), quality=1, lossless=False))
 
 
 def test_too_many_pixels_are_refused_before_anything_is_decoded(codec):
@@ -168,8 +180,8 @@ def test_a_saved_model_codes_the_same_bytes(tiny_model, photo, tmp_path, half):
     assert saved.fingerprint == kept.fingerprint
     assert saved.name == "model"
     image = photo.crop((0, 0, 150, 100))
-    data = kept.compress(image, quality=1.5)
-    assert saved.compress(image, quality=1.5) == data
+    data = kept.compress(image, quality=1.5, lossless=False)
+    assert saved.compress(image, quality=1.5, lossless=False) == data
     assert saved.decompress(data).tobytes() == kept.decompress(data).tobytes()
 
 
@@ -239,7 +251,8 @@ def test_files_that_are_no_models_are_refused(tmp_path):
 def test_pictures_of_every_mode_are_taken(codec):
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"):
         image = Image.new(mode, (70, 20))
-        assert codec.decompress(codec.compress(image, quality=1)).size == (70, 20)
+        for lossless in (None, False):
+            assert codec.decompress(codec.compress(image, quality=1, lossless=lossless)).size == (70, 20)
 
 
 def test_upright_by_exif(codec, photo):
@@ -247,4 +260,6 @@ def test_upright_by_exif(codec, photo):
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(file, "PNG", exif=exif)
-    assert codec.decompress(codec.compress(Image.open(file), quality=1)).size == (40, 80)
+    for lossless in (None, False):
+        data = codec.compress(Image.open(file), quality=1, lossless=lossless)
+        assert codec.decompress(data).size == (40, 80)

@@ -48,7 +48,7 @@ def seen(models, photo) -> coding.Photo:
 def test_the_page_makes_the_files_that_the_codec_makes(codec, seen, photo):
     for target in ({"quality": 1.3}, {"bpp": sum(coding.rate_range(codec, seen)) / 2}):
         coded = coding.code(codec, seen, **target)
-        assert coded.file == codec.compress(photo, **target)
+        assert coded.file == codec.compress(photo, **target, lossless=False)
         np.testing.assert_array_equal(np.asarray(coded.image), np.asarray(codec.decompress(coded.file)))
         assert coded.psnr == psnr(photo, coded.image)
         assert coded.bpp == 8 * len(coded.file) / 512**2
@@ -106,9 +106,13 @@ def test_text_of_the_page_is_escaped(seen, codec):
 
 
 def test_a_file_finds_its_model_and_a_foreign_one_a_sentence(models, codec, photo):
-    data = codec.compress(photo, quality=1)
-    assert models.of(codec.fingerprint).decompress(data).size == photo.size
-    assert "Quality" in figures.facts(data, codec, 0.1)
+    for lossless, word in ((False, "Quality"), (True, "lossless")):
+        data = codec.compress(photo, lossless=lossless)
+        found, image, seconds = coding.decode(models, data, photo.width * photo.height)
+        assert image.size == photo.size
+        assert word in figures.facts(data, found, seconds)
+        with pytest.raises(BitstreamError, match="pixels"):
+            coding.decode(models, data, photo.width * photo.height - 1)
     with pytest.raises(BitstreamError, match="made by the model 00000000"):
         models.of(bytes(4))
 

@@ -32,6 +32,7 @@ class FakeCodec:
 
     name = "Fake AG-VAE"
     levels = 3
+    last_quality = 4
     device = torch.device("cpu")
     info: ClassVar = {"run": "0123abcd"}
     config: ClassVar = {"gain": {"name": "hcvr", "levels": 3}}
@@ -44,7 +45,8 @@ class FakeCodec:
         self.analyses += 1
         return image
 
-    def compress(self, latent, *, quality, effort=0):
+    def compress(self, latent, *, quality, effort=0, lossless=False):
+        assert lossless is False
         return CLASSICAL_CODECS["jpeg"].encode(latent, round(20 + 30 * quality))
 
     def decompress(self, blob):
@@ -200,8 +202,8 @@ def test_curves_survive_json_with_null_for_what_does_not_exist(tmp_path):
 def test_a_model_is_evaluated_at_all_levels_and_half_way():
     assert ModelCodec(FakeCodec()).qualities == [0, 0.5, 1, 1.5, 2]
     assert ModelCodec(FakeCodec(), [2, 0.25, 2]).qualities == [0.25, 2]
-    with pytest.raises(ConfigError, match=r"Fake AG-VAE: quality 2\.5 is outside this model's range 0 to 2"):
-        ModelCodec(FakeCodec(), [0, 2.5])
+    with pytest.raises(ConfigError, match=r"Fake AG-VAE: quality 4\.5 is outside this model's range 0 to 4"):
+        ModelCodec(FakeCodec(), [0, 4.5])
 
 
 def test_the_runner_measures_whole_files_of_pixels_alone(pictures, large):

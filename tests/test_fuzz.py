@@ -3,8 +3,6 @@
 Each case is drawn from its own number; `pytest tests/test_fuzz.py -k "[17]"` repeats the block that a failure names.
 """
 
-import io
-
 import numpy as np
 import pytest
 from conftest import lively_model
@@ -22,37 +20,65 @@ MAX_PIXELS = 2**22
 class Sample:
     """A real file, and the picture that it holds."""
 
-    def __init__(self, codec, image, quality):
-        self.data = codec.compress(image, quality=quality)
-        self.picture = _content(codec.decompress(self.data))
+    def __init__(self, codec, image, **options):
+        self.data = codec.compress(image, **options)
+        self.picture = content(codec.decompress(self.data))
 
 
-def _content(image):
-    return image.mode, image.size, image.tobytes(), image.info.get("exif"), image.info.get("icc_profile")
+def content(image):
+    """All that a decoded file gives."""
+    words = sorted((key, value) for key, value in image.info.items() if isinstance(value, str | bytes))
+    return image.mode, image.size, image.tobytes(), words
+
+
+def laden(photo):
+    """A picture with all that a file can carry."""
+    full = photo.crop((300, 200, 364, 264)).convert("LA")
+    full.putalpha(Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)))
+    exif = Image.Exif()
+    exif[0x010E] = "a description that is long enough to be hit"
+    full.info["exif"] = exif.tobytes()
+    full.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    full.info["xmp"] = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'></x:xmpmeta>"
+    full.info["Title"] = "words of a file"
+    return full
+
+
+def samples_of(codec, photo):
+    """Files of all kinds: two pictures, one of them past the last level, one with all that a file can carry, and two
+    without loss."""
+    pictures = (photo.crop((0, 0, 192, 128)), photo.crop((210, 80, 274, 144)), laden(photo))
+    qualities = (0.25 * codec.levels - 0.25, codec.last_quality, 0.5 * codec.levels - 0.5)
+    learned = [Sample(codec, p, quality=q, lossless=False) for p, q in zip(pictures, qualities, strict=True)]
+    return [*learned, *(Sample(codec, picture, lossless=True) for picture in pictures[1:])]
 
 
 @pytest.fixture(scope="module")
 def corpus(photo):
-    """For each context a codec and its files: two pictures, and one with all that a file can carry."""
+    """For each context a codec and its files."""
     from conftest import TINY
 
     made = []
     for context in ("none", "checkerboard", "multiscale", "quadtree"):
         codec = Codec(model_file.from_model(lively_model(TINY | {"context": {"name": context}})))
-        full = photo.crop((300, 200, 364, 264)).convert("LA")
-        full.putalpha(Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)))
-        full.info["exif"] = _exif()
-        full.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-        pictures = (photo.crop((0, 0, 192, 128)), photo.crop((210, 80, 274, 144)), full)
-        made.append((codec, [Sample(codec, image, q) for image, q in zip(pictures, (0.5, 2, 1), strict=True)]))
+        made.append((codec, samples_of(codec, photo)))
     return made
 
 
-def _exif():
-    exif, file = Image.Exif(), io.BytesIO()
-    exif[0x010E] = "a description that is long enough to be hit"
-    Image.new("L", (1, 1)).save(file, "PNG", exif=exif)
-    return Image.open(file).info["exif"]
+def parts(data):
+    """A file's header and its body, with the checksum of a lossless one."""
+    header = bitstream.unpack(data).header
+    start, length = header.to_bytes(), 1
+    while data[len(start) + length - 1] > 127:
+        length += 1
+    return header, data[len(start) + length :]
+
+
+def join(header, body):
+    """A file of parts whose checksums need not fit."""
+    learned = header._replace(kind=bitstream.Kind.LEARNED)
+    length = bitstream.pack(learned, body)[len(learned.to_bytes()) : -len(body) or None]
+    return header.to_bytes() + length + body
 
 
 def flip(data, other, rng):
@@ -83,26 +109,28 @@ def splice(data, other, rng):
 
 def swap_stream(data, other, rng):
     """One file's header before another's stream, both whole."""
-    return bitstream.pack(bitstream.unpack(data)[0], bitstream.unpack(other)[1])
+    return join(parts(data)[0], parts(other)[1])
 
 
 def random_header(data, other, rng):
     """A header that unpacks, with sizes and quality at random, before a real stream."""
-    header, stream = bitstream.unpack(data)
+    header, stream = parts(data)
     width, height = (2 ** rng.uniform(0, 12, 2)).astype(int).tolist()
     quality = int(rng.integers(2049))
     changes = {"width": width, "height": height, "quality": quality, "grey": bool(rng.integers(2))}
     keep = rng.choice([*changes, "nothing"])
     changes.pop(keep, None)
     if rng.random() < 0.3:
-        changes |= {"alpha": rng.bytes(20), "exif": b""}
-    return bitstream.pack(header._replace(**changes), stream)
+        changes |= {"alpha": rng.bytes(20), "exif": b"", "text": rng.bytes(9)}
+    if rng.random() < 0.1:
+        changes |= {"kind": bitstream.Kind(rng.integers(3))}
+    return join(header._replace(**changes), stream)
 
 
 def change_stream(data, other, rng):
     """A stream with words dropped, added or doubled under a header that announces its length."""
-    header, stream = bitstream.unpack(data)
-    return bitstream.pack(header, insert_or_delete(stream, other, rng))
+    header, stream = parts(data)
+    return join(header, insert_or_delete(stream, other, rng))
 
 
 def insert_or_delete(data, other, rng):
@@ -123,8 +151,8 @@ def insert_or_delete(data, other, rng):
 
 def replace_all(data, other, rng):
     """Noise behind the magic, or behind the header."""
-    header, stream = bitstream.unpack(data)
-    return bitstream.pack(header, rng.bytes(len(stream))) if rng.random() < 0.5 else data[:4] + rng.bytes(len(data))
+    header, stream = parts(data)
+    return join(header, rng.bytes(len(stream))) if rng.random() < 0.5 else data[:4] + rng.bytes(len(data))
 
 
 MUTATIONS = (flip, set_byte, cut, splice, swap_stream, random_header, change_stream, insert_or_delete, replace_all)
@@ -142,7 +170,7 @@ def test_a_damaged_file_gives_the_right_picture_or_an_error(corpus, block):
         mutation = MUTATIONS[case // len(corpus) % len(MUTATIONS)]
         data = mutation(sample.data, other.data, rng)
         try:
-            content = _content(codec.decompress(data, max_pixels=MAX_PIXELS))
+            found = content(codec.decompress(data, max_pixels=MAX_PIXELS))
         except BitstreamError:
             refused += 1
             continue
@@ -150,5 +178,5 @@ def test_a_damaged_file_gives_the_right_picture_or_an_error(corpus, block):
             raise AssertionError(f"case {case}, {mutation.__name__}: {error!r}") from error
         # Some mutations change nothing, or give the other file whole.
         right = [s.picture for s in samples if s.data == data]
-        assert content in right, f"case {case}, {mutation.__name__}: another picture"
+        assert found in right, f"case {case}, {mutation.__name__}: another picture"
     assert refused > BLOCK / 2

@@ -7,6 +7,8 @@ import pytest
 from conftest import recording
 
 from agvae.codec import Codec
+from agvae.codec.bitstream import unpack
+from agvae.codec.lossless import decompress_lossless
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -39,6 +41,16 @@ CASES = {
     )
 }
 
+KEPT = {"exif": b"II*\0\x08\0\0\0\0\0\0\0\0\0", "xmp": b"<x:xmpmeta/>", "text": {"Title": "golden", "日本": "語"}}
+
+VERSION_2 = {
+    "v2-webp": {"mode": "RGBA", "kept": ("exif",)},
+    "v2-png-1bit": {"mode": "1"},
+    "v2-png-16bit": {"mode": "I;16"},
+    "v2-learned": {"mode": "RGB", "kept": ("xmp", "text"), "model": "v1-checkerboard-half_mass", "quality": 1.5},
+    "v2-extrapolated": {"mode": "RGB", "kept": (), "model": "v1-quadtree-symmetric", "quality": 3.6},
+}
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden_files_decode_to_the_same_symbols_and_pictures(case):
@@ -55,5 +67,23 @@ def test_golden_files_decode_to_the_same_symbols_and_pictures(case):
         assert image.info["icc_profile"][16:20] == b"GRAY"
 
 
+@pytest.mark.parametrize("case", VERSION_2)
+def test_golden_files_of_version_2_decode_to_the_same_pictures(case):
+    options, expected, data = VERSION_2[case], np.load(GOLDEN / f"{case}.npz"), (GOLDEN / f"{case}.agv").read_bytes()
+    assert data[3] == 2
+    if "model" in options:
+        image, z, y = recording(Codec.load(GOLDEN / f"{options['model']}.safetensors"), data)
+        assert np.array_equal(z, expected["z"])
+        assert np.array_equal(y, expected["y"])
+        assert np.abs(np.array(image).astype(int) - expected["pixels"]).max() <= 1
+    else:
+        image = decompress_lossless(unpack(data))
+        assert np.array_equal(np.array(image), expected["pixels"])
+    assert image.mode == options["mode"]
+    for name in options.get("kept", ()):
+        kept = image.info[name]
+        assert (kept.removeprefix(b"Exif\0\0") if name == "exif" else kept) == KEPT[name]
+
+
 def test_every_golden_file_is_tested():
-    assert {path.stem for path in GOLDEN.glob("*.agv")} == set(CASES)
+    assert {path.stem for path in GOLDEN.glob("*.agv")} == set(CASES) | set(VERSION_2)

@@ -156,7 +156,7 @@ def test_metric_is_reached_and_not_by_much(target, bend):
         reached[file] = value
         return file, value
 
-    file = smallest_reaching(remember, target, LAST, "psnr")
+    file = smallest_reaching(remember, target, (LAST, LAST), "psnr")
     assert target <= reached[file] <= target + METRIC_SLACK["psnr"]
     assert len(reached) <= 15
 
@@ -164,7 +164,20 @@ def test_metric_is_reached_and_not_by_much(target, bend):
 @pytest.mark.parametrize("target", [24.9, 40.1])
 def test_metrics_out_of_range_name_the_range(target):
     with pytest.raises(TargetError, match=r"25\.0000 to 40\.0000"):
-        smallest_reaching(lambda quality: (b"", 25 + 15 * quality / LAST), target, LAST, "psnr")
+        smallest_reaching(lambda quality: (b"", 25 + 15 * quality / LAST), target, (LAST // 2, LAST), "psnr")
+
+
+@pytest.mark.parametrize("target", [26.0, 32.5, 32.6, 39.0])
+def test_qualities_past_the_last_trained_one_are_tried_only_where_it_does_not_do(target):
+    tried = []
+
+    def code(quality):
+        tried.append(quality)
+        return str(quality).encode(), 25 + 15 * quality / LAST
+
+    quality = int(smallest_reaching(code, target, (LAST // 2, LAST), "psnr"))
+    assert target <= 25 + 15 * quality / LAST <= target + METRIC_SLACK["psnr"]
+    assert (max(tried) > LAST // 2) == (target > 32.5)
 
 
 # ------------------------------------------------------------ real codings
@@ -183,17 +196,17 @@ def test_files_meet_their_size_and_decode(tiny_config, photo, context, side):
     """With a sample of the latent to begin with, and, where it is small, without."""
     codec, image = make_codec(tiny_config, context), photo.crop((0, 0, side, side))
     latent = codec.analyze(image)
-    smallest, largest = (len(codec.compress(latent, quality=quality)) for quality in (0, 2))
+    smallest, largest = (len(codec.compress(latent, quality=quality, lossless=False)) for quality in (0, 4))
     for share in (0.02, 0.6):
         target = round(smallest * (largest / smallest) ** share)
-        data = codec.compress(latent, bytes=target)
+        data = codec.compress(latent, bytes=target, lossless=False)
         assert (1 - RATE_SLACK) * target <= len(data) <= target
         assert codec.decompress(data).size == image.size
-    assert codec.compress(image, bpp=8 * target / side**2) == data
+    assert codec.compress(image, bpp=8 * target / side**2, lossless=False) == data
     with pytest.raises(TargetError, match=f"{smallest} bytes to {largest} bytes"):
-        codec.compress(latent, bytes=2 * largest)
+        codec.compress(latent, bytes=2 * largest, lossless=False)
     with pytest.raises(TargetError, match=rf"^50\.0000 bpp is .* {8 * smallest / side**2:.4f} bpp to"):
-        codec.compress(latent, bpp=50)
+        codec.compress(latent, bpp=50, lossless=False)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -206,10 +219,10 @@ def test_a_metric_is_that_of_the_picture_that_comes_back(photo, mode):
 
 def test_a_fixed_rate_model_takes_its_own_size_for_a_target(tiny_config, photo):
     codec = make_codec(tiny_config, "none", "none", 1)
-    data = codec.compress(photo, quality=0)
-    assert codec.compress(photo, bytes=len(data) + 1) == data
+    data = codec.compress(photo, quality=0, lossless=False)
+    assert codec.compress(photo, bytes=len(data) + 1, lossless=False) == data
     with pytest.raises(TargetError, match="out of range"):
-        codec.compress(photo, bytes=len(data) // 2)
+        codec.compress(photo, bytes=len(data) // 2, lossless=False)
 
 
 @pytest.mark.parametrize("context", sorted(CONTEXTS))
@@ -218,7 +231,7 @@ def test_rdoq_lowers_symbols_on_which_nothing_depends(tiny_config, photo, contex
     codec = make_codec(tiny_config, context)
     image = photo.crop((0, 0, 256, 256))
     quality = 1500 / 1024
-    header = unpack(codec.compress(image, quality=quality)).header
+    header = unpack(codec.compress(image, quality=quality, lossless=False)).header
     rdoq = RDOQ(codec.latent_codec.tables)
     with torch.inference_mode():
         y_bar = codec.model.scale(codec.analyze(image).y, quality)

@@ -39,7 +39,7 @@ def crop(photo):
 def test_file_is_never_worse_and_any_decoder_reads_it(few_steps, crop, context, quality):
     codec = codec_of(context)
     picture = Picture(crop)
-    plain, refined = (codec.compress(crop, quality=quality, effort=e) for e in (0, 1))
+    plain, refined = (codec.compress(crop, quality=quality, effort=e, lossless=False) for e in (0, 1))
     assert codec.search.cost(refined, picture) < codec.search.cost(plain, picture)
     other = codec_of(context)
     assert np.array_equal(np.asarray(other.decompress(refined)), np.asarray(codec.decompress(refined)))
@@ -47,7 +47,7 @@ def test_file_is_never_worse_and_any_decoder_reads_it(few_steps, crop, context, 
 
 
 def test_same_input_gives_the_same_file(few_steps, crop):
-    files = {codec_of().compress(crop, quality=1, effort=1) for _ in range(2)}
+    files = {codec_of().compress(crop, quality=1, effort=1, lossless=False) for _ in range(2)}
     assert len(files) == 1
 
 
@@ -55,25 +55,26 @@ def test_no_steps_change_nothing(crop):
     codec = codec_of()
     latent = codec.analyze(crop)
     again = codec.search.refine(latent, 1500, 0)
-    assert codec.compress(again, quality=1500 / 1024) == codec.compress(latent, quality=1500 / 1024)
-    assert codec.compress(crop, quality=1, effort=0) == codec.compress(crop, quality=1)
+    assert len({codec.compress(each, quality=1500 / 1024, lossless=False) for each in (again, latent)}) == 1
+    first = codec.compress(crop, quality=1, effort=0, lossless=False)
+    assert codec.compress(crop, quality=1, lossless=False) == first
 
 
 def test_targets_hold(few_steps, crop):
     codec = codec_of()
-    plain = codec.compress(crop, quality=1.2)
+    plain = codec.compress(crop, quality=1.2, lossless=False)
     size = len(plain)
-    refined = codec.compress(crop, bytes=size, effort=2)
+    refined = codec.compress(crop, bytes=size, effort=2, lossless=False)
     assert 0.99 * size <= len(refined) <= size
     picture = Picture(crop)
     assert codec.search.distortion(refined, picture) <= codec.search.distortion(
-        codec.compress(crop, bytes=size), picture
+        codec.compress(crop, bytes=size, lossless=False), picture
     )
 
     target = psnr(crop, codec.decompress(plain))
-    refined = codec.compress(crop, psnr=target, effort=2)
+    refined = codec.compress(crop, psnr=target, effort=2, lossless=False)
     assert target <= psnr(crop, codec.decompress(refined)) <= target + 0.05
-    assert len(refined) <= len(codec.compress(crop, psnr=target))
+    assert len(refined) <= len(codec.compress(crop, psnr=target, lossless=False))
 
 
 def test_a_large_picture_is_refined_in_tiles(monkeypatch, photo):
@@ -90,7 +91,7 @@ def test_a_large_picture_is_refined_in_tiles(monkeypatch, photo):
     assert shares[-1] == 1
     assert np.all(np.diff(saved) >= 0)
     assert saved[-1] > 0
-    costs = [codec.search.cost(codec.compress(v, quality=1), latent.picture) for v in (latent, refined)]
+    costs = [codec.search.cost(codec.compress(v, quality=1, lossless=False), latent.picture) for v in (latent, refined)]
     # Tiles see fixed surroundings, so that savings add up but for little.
     assert costs[1] < costs[0] - 0.5 * saved[-1]
 
@@ -110,7 +111,7 @@ def test_surroundings_of_a_tile_stay_as_they_are(monkeypatch, photo):
 
 def test_progress_reports_share_and_bits(few_steps, crop):
     shares, saved = [], []
-    codec_of().compress(crop, quality=1, effort=1, progress=shares.append, saved=saved.append)
+    codec_of().compress(crop, quality=1, effort=1, lossless=False, progress=shares.append, saved=saved.append)
     assert sorted(shares) == shares
     assert shares[-1] == 1
     assert saved[-1] > 0
@@ -140,7 +141,7 @@ def test_a_model_of_unknown_loss_has_no_effort(few_steps, crop, info):
 def test_ms_ssim_is_refined_on_small_pictures_too(few_steps, crop):
     codec = codec_of(info={"loss": {"name": "msssim"}})
     picture = Picture(crop)
-    plain, refined = (codec.compress(crop, quality=1, effort=e) for e in (0, 1))
+    plain, refined = (codec.compress(crop, quality=1, effort=e, lossless=False) for e in (0, 1))
     assert codec.search.cost(refined, picture) <= codec.search.cost(plain, picture)
 
 

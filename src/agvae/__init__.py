@@ -3,11 +3,12 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from agvae.threads import wait_passively
+from agvae.threads import survive_forks, wait_passively
 
 if TYPE_CHECKING:
     from agvae.codec import BitstreamError, Codec, ModelError, TargetError
 
+survive_forks()
 wait_passively()  # here, since every module of the package that loads torch comes later
 __version__ = version("agvae")
 __all__ = ["BitstreamError", "Codec", "ModelError", "TargetError", "__version__"]

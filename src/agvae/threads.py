@@ -7,6 +7,7 @@ Passive threads sleep instead.
 
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,19 @@ def wait_passively() -> None:
     It acts on an OpenMP runtime that is loaded afterwards, so it has to come before `import torch`."""
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def survive_forks() -> None:
+    """Let the child of a fork compute on one thread: OpenMP's others exist in its parent alone.
+
+    Work that is shared with them would wait for ever."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_use_one_thread)
+
+
+def _use_one_thread() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def use_threads(count: int | None, only_free: bool = False, shared_by: int = 1) -> None:

@@ -55,9 +55,9 @@ def jobs_of(paths: list[str], suffix: str, output_form: str, accept: Callable[[s
         raise ConfigError(f"{paths[0]}: nothing says where to write; give {output_form} after the input")
     *inputs, output = paths
     folders = [path for path in inputs if os.path.isdir(path)]
-    into_folder = output.endswith(os.sep) or os.path.isdir(output) or bool(folders)
+    into_folder = output.endswith(os.sep) or os.path.isdir(output) or bool(folders and not Path(output).suffix)
     if not into_folder:
-        if len(inputs) > 1:
+        if len(inputs) > 1 or folders:
             raise ConfigError(f"{output}: several inputs need a folder, one that is there or ends in {os.sep}")
         jobs = [Job(inputs[0], output)]
     elif STANDARD in inputs:

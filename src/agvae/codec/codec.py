@@ -56,6 +56,9 @@ class Codec:
     Every file names the quality at which it was made, so one model and one decoder serve all rates. Networks run in
     tiles, so that memory beyond the picture and its latent does not grow with the picture. `latent_codec` codes latents
     without pictures or files.
+
+    Several threads may use one codec at once. A codec can be pickled, with its model, for worker processes. The child
+    of a fork may use its parent's codec or load its own; it computes on one thread (agvae.threads).
     """
 
     def __init__(self, model: ModelFile, name: str = "agvae", device: str | torch.device = "cpu"):
@@ -71,6 +74,9 @@ class Codec:
         self.latent_codec = LatentCodec(model.build(self.device), model.tables)
         self._learned = LearnedEncoder(self.latent_codec)
         self.levels = self.model.levels
+
+    def __reduce__(self):
+        return type(self), (self._file, self.name, str(self.device))
 
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> "Codec":

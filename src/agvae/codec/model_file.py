@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -23,8 +23,15 @@ from agvae.models import AGVAE
 from agvae.models.exact import InexactError, exact
 
 FORMAT = 1
+
 _INTEGER_MAX = 1024
 """Largest width, number of levels or blocks that a configuration may ask for."""
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+"""Types that weights may have: float64 may hold values that float32 does not."""
+
+_SHORT = 120
+"""Most characters of a file's own words in an error message."""
 
 
 class ModelError(ValueError):
@@ -95,9 +102,7 @@ def _exact(model: AGVAE) -> AGVAE:
 
 
 def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> AGVAE:
-    # On "meta" nothing is drawn or allocated that the weights would overwrite.
-    with torch.device("meta"):
-        model = AGVAE.from_config(config)
+    model = _skeleton(config)
     model.load_state_dict({name: w.float() for name, w in weights.items()}, assign=True)
     return model.eval()
 
@@ -112,17 +117,19 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
         weights = checkpoint.get("ema") or {
             name.removeprefix("model."): w for name, w in checkpoint["state_dict"].items() if name.startswith("model.")
         }
+        weights = dict(weights)
         info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
         info |= {"run": checkpoint["run"]} if "run" in checkpoint else {}  # older versions have no name for a run
-        model = AGVAE.from_config(config)
+        _check_integers(config, most_blocks=len(weights))
+        expected = _skeleton(config)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except Exception as error:  # torch.load raises nearly anything on a foreign file
-        raise ModelError(f"{path}: not a training checkpoint of agvae ({type(error).__name__})") from error
-    _check_weights(path, model, weights)
-    model.load_state_dict(weights)
+        words = "not a training checkpoint of agvae; train.py writes them into the folder checkpoints of a run"
+        raise ModelError(f"{path}: {words}") from error
+    _check_weights(path, expected, weights)
     try:
-        return from_model(model, info, half)
+        return from_model(_assemble(config, weights), info, half)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
@@ -139,32 +146,29 @@ def load(name_or_path: str | Path) -> ModelFile:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["agvae"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        config, form = metadata["model"], metadata["format"]
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        config, form, info = metadata["model"], metadata["format"], metadata.get("info", {})
+    except Exception as error:  # a stranger's file makes these libraries raise nearly anything
         if path.suffix == ".ckpt":
             raise ModelError(f"{path}: not a model file; `agvae export` makes one of a training checkpoint") from error
-        raise ModelError(f"{path}: not a model file of agvae ({error})") from error
+        raise ModelError(f"{path}: not a model file of agvae ({_short(error)})") from error
     if form != FORMAT:
-        raise ModelError(f"{path}: a model file of format {form}; this program reads format {FORMAT}")
+        raise ModelError(f"{path}: a model file of format {_short(form)}; this program reads format {FORMAT}")
     weights, tables = (
         {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         for prefix in ("model.", "tables.")
     )
     try:
-        _check_integers(config)
-        with torch.device("meta"):
-            model = AGVAE.from_config(config)
-        _check_weights(path, model, weights)
-        if not all(w.isfinite().all() for w in weights.values()):
-            raise ModelError(f"{path}: its weights hold values that are not finite")
+        _check_integers(config, most_blocks=len(weights))
+        model = _skeleton(config)
         checked = Tables.from_tensors(tables)
-    except ModelError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: its configuration or tables are not sound ({error})") from error
+    except Exception as error:  # so does a configuration
+        raise ModelError(f"{path}: its configuration or tables are not sound ({_short(error)})") from error
+    _check_weights(path, model, weights)
     if len(checked.z_offset) != model.N or checked.form != model.table_form:
         raise ModelError(f"{path}: its tables are not those of its configuration")
-    return ModelFile(config, weights, checked, metadata.get("info", {}))
+    if not isinstance(info, dict):
+        raise ModelError(f"{path}: the facts of its model must be a dictionary, not {_short(info)}")
+    return ModelFile(config, weights, checked, info)
 
 
 def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:
@@ -174,16 +178,34 @@ def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:
     return (card.name, model) if card and model and model.fingerprint == fingerprint else None
 
 
-def _check_integers(config: Any) -> None:
-    for value in config.values():
+def _skeleton(config: dict[str, Any]) -> AGVAE:
+    """The model of a configuration: on "meta" nothing is drawn or allocated that weights would overwrite."""
+    with torch.device("meta"):
+        return AGVAE.from_config(config)
+
+
+def _check_integers(config: Any, most_blocks: int) -> None:
+    """Raise for a width or count out of range: a model of 1,024 blocks takes seconds to build without its weights."""
+    for name, value in config.items():
+        most = min(most_blocks, _INTEGER_MAX) if name == "blocks" else _INTEGER_MAX
         if isinstance(value, dict):
-            _check_integers(value)
-        elif isinstance(value, int) and not 0 < value <= _INTEGER_MAX:
-            raise ValueError(f"{value} is not a width or count between 1 and {_INTEGER_MAX}")
+            _check_integers(value, most_blocks)
+        elif isinstance(value, int) and not 0 < value <= most:
+            raise ValueError(f"{name} must be between 1 and {most}, not {value}")
 
 
 def _check_weights(path: str | Path, model: AGVAE, weights: dict[str, Tensor]) -> None:
     expected = {name: w.shape for name, w in model.state_dict().items()}
-    found = {name: w.shape for name, w in weights.items()}
+    found = {name: getattr(w, "shape", None) for name, w in weights.items()}
     if wrong := [n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)]:
-        raise ModelError(f"{path}: weights are not those of its configuration ({sorted(wrong)[0]})")
+        raise ModelError(f"{path}: weights are not those of its configuration ({_short(min(wrong, key=str))})")
+    if not all(w.dtype in _DTYPES for w in weights.values()):
+        raise ModelError(f"{path}: weights must be one of {', '.join(map(str, _DTYPES))}")
+    if not all(w.isfinite().all() for w in weights.values()):
+        raise ModelError(f"{path}: its weights hold values that are not finite")
+
+
+def _short(found: Any) -> str:
+    """What a stranger's file holds, or made a library say: in one line, without control characters, not at length."""
+    text = str(found)[:_SHORT].strip() or type(found).__name__
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -51,7 +51,8 @@ def synthesize(
         return y_hat[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
 
     def write(tile: Tile, part: Tensor) -> None:
-        part = part[0].clamp(0, 1).nan_to_num_(0.0).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        # A hostile stream can drive g_s to values that are not finite; NaN becomes black.
+        part = part[0].clamp(0, 1).nan_to_num_().mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         target = pixels[tile.top * STRIDE_Y :, tile.left * STRIDE_Y :][: part.shape[0], : part.shape[1]]
         target[:] = part[: target.shape[0], : target.shape[1]]
 

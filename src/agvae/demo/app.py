@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
-from agvae.codec.bitstream import quality_of, unpack
+from agvae.codec.bitstream import quality_of
 from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.demo import coding, figures
 from agvae.demo.coding import Coded, Models, Photo
@@ -205,8 +205,7 @@ class Page:
         """Decode an .agv file with the model that made it."""
         try:
             data = Path(path).read_bytes()
-            codec = self._models.of(unpack(data)[0].fingerprint)
-            image, seconds = coding.timed(lambda: codec.decompress(data, max_pixels=self.max_pixels))
+            codec, image, seconds = coding.decode(self._models, data, self.max_pixels)
         except (ValueError, OSError, MemoryError) as error:
             empty = {self._opened: None, self._facts: "", self._save: gr.DownloadButton(interactive=False)}
             yield {self._trouble: _notice(str(error)), **empty}

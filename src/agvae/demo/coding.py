@@ -11,7 +11,9 @@ from PIL import Image
 
 from agvae import metrics
 from agvae.codec import BitstreamError, Codec, open_codec
+from agvae.codec.bitstream import Kind, unpack
 from agvae.codec.codec import Latent
+from agvae.codec.lossless import decompress_lossless
 from agvae.evaluation import at_rate, classical_codec
 from agvae.images import Picture
 
@@ -76,10 +78,23 @@ def analyze(models: Models, model: str, picture: Picture, name: str) -> Photo:
 
 
 def code(codec: Codec, photo: Photo, **target: float) -> Coded:
-    """Compress a photo to one target of `Codec.compress`, and decompress it. The encoding time is without g_a."""
-    file, encoding = timed(lambda: codec.compress(photo.latent, **target))
+    """Compress a photo to one target of `Codec.compress`, and decompress it. The encoding time is without g_a.
+
+    The body is always a learned one, because the page shows the model."""
+    file, encoding = timed(lambda: codec.compress(photo.latent, **target, lossless=False))
     image, decoding = timed(lambda: codec.decompress(file))
     return Coded(codec.name, file, image, encoding, decoding, metrics.psnr(photo.pixels, image.convert("RGB")))
+
+
+def decode(models: Models, data: bytes, max_pixels: int) -> tuple[Codec | None, Image.Image, float]:
+    """The picture of a file, the codec of the model that made it, if one did, and the seconds that it took.
+
+    Raises BitstreamError."""
+    file = unpack(data)
+    if file.header.kind is not Kind.LEARNED:
+        return None, *timed(lambda: decompress_lossless(file, max_pixels))
+    codec = models.of(file.header.fingerprint)
+    return codec, *timed(lambda: codec.decompress(file, max_pixels=max_pixels))
 
 
 def code_classical(name: str, photo: Photo, bpp: float) -> Coded:
@@ -102,7 +117,7 @@ def with_ms_ssim(coded: Coded, photo: Photo) -> Coded:
 def rate_range(codec: Codec, photo: Photo) -> tuple[float, float]:
     """The lowest and the highest bpp that the model has for a photo, rounded inwards to a thousandth."""
     height, width = photo.pixels.shape[:2]
-    sizes = (len(codec.compress(photo.latent, quality=quality)) for quality in (0, codec.levels - 1))
+    sizes = (len(codec.compress(photo.latent, quality=quality, lossless=False)) for quality in (0, codec.levels - 1))
     low, high = (metrics.bits_per_pixel(size, width, height) for size in sizes)
     return math.ceil(1000 * low) / 1000, math.floor(1000 * high) / 1000
 

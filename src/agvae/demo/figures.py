@@ -49,13 +49,15 @@ def _row(tag: str, cells: tuple[str, ...]) -> str:
     return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
-def facts(data: bytes, codec: Codec, seconds: float) -> str:
-    """HTML: what the header of an .agv file says, and how long it took to decode."""
+def facts(data: bytes, codec: Codec | None, seconds: float) -> str:
+    """HTML: what the header of an .agv file says, and how long it took to decode. A lossless file has no codec."""
     header, _ = unpack(data)
+    model = {"Body": "lossless"}
+    if codec is not None:
+        model = {"Model": codec.name, "Quality": f"{quality_of(data):.3g} of 0 to {codec.levels - 1}"}
     rows = {
-        "Model": codec.name,
+        **model,
         "Size": f"{header.width}×{header.height}",
-        "Quality": f"{quality_of(data):.3g} of 0 to {codec.levels - 1}",
         "Bytes": f"{len(data):,}",
         "bpp": f"{metrics.bits_per_pixel(len(data), header.width, header.height):.3f}",
         "Decode": f"{seconds:.2f} s",

@@ -70,8 +70,8 @@ class ModelCodec:
         return latent
 
     def encode(self, latent: Any, quality: float) -> bytes:
-        """The whole file."""
-        return self.codec.compress(latent, quality=quality, effort=self.effort)
+        """The whole file, always with a learned body: the model is what is measured."""
+        return self.codec.compress(latent, quality=quality, effort=self.effort, lossless=False)
 
     def decode(self, data: bytes) -> Image.Image:
         """The decoded 8-bit RGB image."""

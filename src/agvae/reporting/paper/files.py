@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def compressed(codec: "Codec", image: Any, picture: str, **target: float) -> bytes:
-    """The file at a target of `Codec.compress`; DataError if the model cannot meet it."""
+    """The learned file at a target of `Codec.compress`; DataError if the model cannot meet it."""
     from agvae.codec import TargetError
 
     try:
-        return codec.compress(image, **target)
+        return codec.compress(image, **target, lossless=False)
     except TargetError as error:
         raise DataError(f"{picture} with {codec.name}: {error}") from error
 
