@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, DistributedSampler
 
 from agvae.data.cache import DiskImages
-from agvae.data.config import DataConfig
+from agvae.configuration.data import DataConfig
 from agvae.data.datasets import (
     Batch,
     DeviceImages,

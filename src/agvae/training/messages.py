@@ -36,6 +36,7 @@ def opening(
     yield f"data:       {len(data.patches or ())} images to train on, {len(data.pictures or ())} to validate on"
     yield f"batch:      {_batch(trainer, config['data']['batch_size'])}"
     yield f"rate:       {config['optimizer']['lr']:g}, {config['scheduler']['name']}, on any number of devices"
+    yield from _too_long(config["scheduler"], trainer.max_steps)
     yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
 
 
@@ -53,6 +54,17 @@ def closing(run_dir: Path, trainer: Trainer) -> Iterator[str]:
     yield f"            agvae export {best} model.safetensors"
     if trainer.global_step != trainer.max_steps:
         yield f"            {_resume_command(folder / 'last.ckpt')}"
+
+
+def _too_long(scheduler: dict[str, Any], steps: int) -> Iterator[str]:
+    """Lines about a warm-up or a decay that does not fit into a run of so many steps."""
+    for key, consequence in (
+        ("warmup_steps", "the learning rate does not reach its full height"),
+        ("total_steps", "the learning rate does not come down to its end"),
+    ):
+        value = scheduler.get(key)
+        if value is not None and 0 < steps < value:
+            yield f"note:       scheduler.{key}={value} is longer than the run of {steps} steps: {consequence}"
 
 
 def _model_name(config: dict[str, Any]) -> str:

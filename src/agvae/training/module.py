@@ -26,10 +26,8 @@ from agvae.training.losses import (
     resolved,
     trained_levels,
 )
-from agvae.training.optimization import build_optimizer, build_scheduler, check
+from agvae.training.optimization import build_optimizer, build_scheduler
 from agvae.training.rd_curve import RDCurve
-
-LEVEL_SAMPLINGS = ("stratified", "sample", "batch")
 
 
 class AGVAEModule(LightningModule):
@@ -54,11 +52,6 @@ class AGVAEModule(LightningModule):
             self.model = AGVAE.from_config(model)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        if loss["level_sampling"] not in LEVEL_SAMPLINGS:
-            raise ConfigError(f"loss.level_sampling={loss['level_sampling']} is none of {', '.join(LEVEL_SAMPLINGS)}")
-        if type(loss["level_weight_power"]) not in (int, float):
-            raise ConfigError(f"loss.level_weight_power={loss['level_weight_power']} is not a number")
-        check(optimizer, scheduler)
         levels = self.model.levels
         loss = resolved(loss, levels)
         self.levels = trained_levels(loss, levels)
