@@ -117,7 +117,7 @@ class ProgressBar(Section):
 
 
 def _target(value: Any) -> str:
-    target = value.get("_target_") if isinstance(value, dict) else None
+    target = str(value.get("_target_")) if isinstance(value, dict) else OTHER
     return target if target in _KNOWN else OTHER
 
 
@@ -140,7 +140,8 @@ Other = Annotated[Instance, Tag(OTHER)]
 
 
 class Callbacks(Section, extra="allow"):
-    """Lightning's callbacks, by any name; null for one that is not wanted."""
+    """Lightning's callbacks; null for one that is not wanted. Any other joins under a name of its own, as in
+    +callbacks.NAME._target_=package.module.Class, whose other keys are the arguments of that class."""
 
     __pydantic_extra__: dict[str, Instance | None]
 
@@ -184,7 +185,7 @@ class Wandb(Section):
 
 
 class Logger(Section, extra="allow"):
-    """Lightning's loggers, by any name; null for one that is not wanted."""
+    """Lightning's loggers; null for one that is not wanted. Any other joins under a name of its own, as callbacks do."""
 
     __pydantic_extra__: dict[str, Instance | None]
 

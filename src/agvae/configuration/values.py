@@ -151,8 +151,8 @@ def _range(metadata: list[Any]) -> str:
     if high is not None and high >= _LARGE:
         high = None
     if low is not None:
-        end = f"to {high:g}" if high is not None else f"to below {below:g}" if below is not None else "on"
-        return f" from {low:g} {end}"
+        end = f"to {high}" if high is not None else f"to below {below}" if below is not None else "on"
+        return f" from {low} {end}"
     if above is None:
         return ""
-    return f" between {above:g} and {below:g}" if below is not None else f" above {above:g}"
+    return f" between {above} and {below}" if below is not None else f" above {above}"
