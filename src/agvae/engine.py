@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from agvae import extensions
 from agvae.configuration import Evaluation, Training, checked
 from agvae.errors import ConfigError, DataError, numbers
 
@@ -31,6 +32,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     checked(Evaluation, config)
+    extensions.trust_all(config["data"])
     use_threads(cfg.threads)
     programs = config["programs"]
     others, missing = evaluation.available_codecs([str(name) for name in _as_list(cfg.codecs)], programs)
@@ -133,6 +135,7 @@ def train(cfg: DictConfig) -> Any:
     """
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     checked(Training, config)
+    extensions.trust_all(config)
 
     from lightning import seed_everything
 

@@ -7,19 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from agvae.configuration.checking import checked
-from agvae.configuration.values import Amount, Count, FilePath, ImportPath, Section, Share, Text
+from agvae.configuration.values import Amount, Count, FilePath, Part, Section, Share, Text
 from agvae.strides import STRIDE_Z
 
 Side = Annotated[int, Field(ge=STRIDE_Z, le=2**16, multiple_of=STRIDE_Z)]
 """Of a picture in pixels: a multiple of the model's stride."""
 
-Layout = Literal["sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick", "shards"]
+Layout = Annotated[
+    str, Part("layout", "sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick", "shards")
+]
 
 
 class DataConfig(Section):
     """The images, how they are divided, read and cut."""
 
-    layout: Layout | ImportPath = Field("folder", description="how the files lie on disk")
+    layout: Layout = Field("folder", description="how the files lie on disk")
     name: Text | None = Field(None, description="how results call the data set; null: the name of data.root")
     root: FilePath | Path | None = Field(None, description="folder of the images")
     val_root: FilePath | Path | None = Field(

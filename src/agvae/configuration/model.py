@@ -1,10 +1,12 @@
 """The keys of `model`: one choice for each part."""
 
-from typing import Annotated, Literal
+import inspect
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from agvae.configuration.values import BUILT_IN, OWN, ByName, ImportPath, OwnOrBuiltIn, Section, Width
+from agvae import extensions
+from agvae.configuration.values import BUILT_IN, OWN, Part, Section, Width, built_in_or_own, by_name, by_name_or_own
 
 
 class _Transforms(Section):
@@ -28,18 +30,47 @@ class Depthwise(_Transforms):
     H: Width | None = Field(None, description="channels inside h_s; null: they grow with M")
 
 
-class OwnPart(Section, extra="allow"):
-    """A part of the user's own, whose other keys are the parameters of its function or class."""
+class Own(Section, extra="allow"):
+    """A part of the user's own; its other keys are the parameters of its function or class."""
 
-    name: ImportPath = Field(description="your own; its other keys are the parameters of that function or class")
+    def _takes(self, name: str, **given: Any) -> None:
+        """Raise ValueError unless the part can be called with its keys and what the model gives it."""
+        if not extensions.IMPORT_PATH.fullmatch(name):
+            return  # of an entry point, which the model imports
+        keys = {key: value for key, value in self if key != "name"}
+        try:
+            inspect.signature(extensions.imported(name)).bind(**keys, **given)
+        except TypeError as error:
+            raise ValueError(f"{{key}} must have the parameters of {name} as its keys: {error}") from None
+
+
+class OwnTransforms(Own):
+    name: Annotated[str, Part("transforms")] = Field(description="your own, a function; see docs/extending.md")
+    M: Width = Field(description="channels of the latent y; all other keys are the function's parameters, too")
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> "OwnTransforms":
+        self._takes(self.name, hyper_channels=1)
+        return self
+
+
+class OwnContext(Own):
+    name: Annotated[str, Part("context")] = Field(
+        description="your own, a class; all other keys are its parameters, too; see docs/extending.md"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> "OwnContext":
+        self._takes(self.name, M=1, K=1)
+        return self
 
 
 Transforms = Annotated[
     Annotated[Minnen2018, Tag("minnen2018")]
     | Annotated[Residual, Tag("residual")]
     | Annotated[Depthwise, Tag("depthwise")]
-    | Annotated[OwnPart, Tag(OWN)],
-    ByName,
+    | Annotated[OwnTransforms, Tag(OWN)],
+    by_name_or_own("transforms"),
 ]
 
 
@@ -64,7 +95,7 @@ class HCVR(_Gain):
 
 Gain = Annotated[
     Annotated[NoGain, Tag("none")] | Annotated[CVR, Tag("cvr")] | Annotated[HCVR, Tag("hcvr")],
-    ByName,
+    Discriminator(by_name),
 ]
 
 
@@ -89,7 +120,9 @@ class BuiltInContext(Section):
     )
 
 
-Context = Annotated[Annotated[BuiltInContext, Tag(BUILT_IN)] | Annotated[OwnPart, Tag(OWN)], OwnOrBuiltIn]
+Context = Annotated[
+    Annotated[BuiltInContext, Tag(BUILT_IN)] | Annotated[OwnContext, Tag(OWN)], built_in_or_own("context")
+]
 
 
 class Quantizer(Section):

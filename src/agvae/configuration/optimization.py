@@ -3,9 +3,9 @@
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from agvae.configuration.values import Amount, ByName, ImportPath, Numbers, Section, Share, Steps, Words
+from agvae.configuration.values import Amount, Numbers, Part, Section, Share, Steps, Words, by_name
 
 Lambdas = Annotated[
     list[Annotated[float, Field(gt=0)]], Field(min_length=2), Words("a list of at least two rising numbers above 0")
@@ -13,7 +13,7 @@ Lambdas = Annotated[
 
 
 class Loss(Section):
-    name: Literal["mse", "msssim"] | ImportPath = Field(
+    name: Annotated[str, Part("loss", "mse", "msssim")] = Field(
         description="distortion: mean squared error on [0, 255], or 1000·(1 − MS-SSIM)"
     )
     ladder: Lambdas = Field(
@@ -104,5 +104,5 @@ Scheduler = Annotated[
     | Annotated[WSD, Tag("wsd")]
     | Annotated[Multistep, Tag("multistep")]
     | Annotated[Plateau, Tag("plateau")],
-    ByName,
+    Discriminator(by_name),
 ]

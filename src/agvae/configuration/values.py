@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from agvae import extensions
 
 
 class Section(BaseModel):
@@ -48,25 +51,53 @@ FilePath = Annotated[str, Field(min_length=1), Words("a path")]
 OWN = "package.module:name"
 """How a choice of the user's own is written; also the tag of its section."""
 
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Words(OWN)]
-"""Something of the user's own, or the name under which a package offers it: see `agvae.extensions`."""
+
+class Part(Words):
+    """One of the built-in names, or a part of a kind that lives in another package: see `agvae.extensions`."""
+
+    def __init__(self, kind: str, *built_in: str):
+        super().__init__(*built_in, OWN)
+        self.kind, self.built_in = kind, built_in
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def check(self, name: str) -> str:
+        """The name. Raises ValueError if it means nothing."""
+        if extensions.IMPORT_PATH.fullmatch(name):
+            extensions.imported(name)
+        elif name not in self.built_in and name not in extensions.names(self.kind):
+            raise ValueError(f"{{key}} must be {either(self.kinds)}, not {name}")
+        return name
+
 
 _LARGE = 2**31
 """Upper bounds from here on only keep nonsense out, and go unsaid."""
 
 
 def by_name(value: Any) -> str:
-    """The tag of a group's section: its `name`, or OWN for an import path."""
-    name = value.get("name") if isinstance(value, dict) else None
-    return OWN if isinstance(name, str) and ":" in name else str(name)
+    """The tag of a group's section: its `name`."""
+    return str(value.get("name")) if isinstance(value, dict) else ""
 
 
-ByName = Discriminator(by_name)
+def by_name_or_own(kind: str) -> Discriminator:
+    """As `by_name`; OWN for a part that lives in another package."""
+
+    def tag(value: Any) -> str:
+        name = by_name(value)
+        return OWN if ":" in name or name in extensions.names(kind) else name
+
+    return Discriminator(tag)
+
 
 BUILT_IN = "built in"
 """The tag of one section for all the choices that are not the user's own."""
 
-OwnOrBuiltIn = Discriminator(lambda value: OWN if by_name(value) == OWN else BUILT_IN)
+
+def built_in_or_own(kind: str) -> Discriminator:
+    """BUILT_IN, or OWN for a part that lives in another package."""
+    own = by_name_or_own(kind)
+    return Discriminator(lambda value: OWN if own.discriminator(value) == OWN else BUILT_IN)
 
 
 def choices(annotation: Any) -> dict[str, type[Section]]:

@@ -1,7 +1,7 @@
 """Which files of a data set are for training, which are held out and which are evaluated on.
 
-A layout is a function from the configuration to `Files`; adding one means writing it, naming it in `LAYOUTS`
-and in `config.Layout`, and adding a YAML file to conf/data.
+A layout is a function from the configuration to `Files`; adding one here means writing it, naming it in `LAYOUTS`
+and in `agvae.configuration.data`, and adding a YAML file to conf/data. docs/extending.md: one in your own package.
 """
 
 import functools
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agvae import extensions
 from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.configuration.data import DataConfig
 from agvae.data.download import KODAK_SHA256, KODAK_URL, download
@@ -83,7 +84,11 @@ def find_files(config: DataConfig) -> Files:
         where = WHERE_TO_GET.get(config.layout)
         hint = f": get it from {where}, and unpack it into data.root" if where else ""
         raise ConfigError(f"data.download=true is for data=kodak alone, not for data={config.layout}{hint}")
-    files = LAYOUTS[config.layout](config)
+    try:
+        layout = extensions.find("layout", config.layout, LAYOUTS)
+    except ValueError as error:
+        raise ConfigError(f"data.layout: {error}") from error
+    files = layout(config)
     if config.val_root is None or files.train is None:
         return files
     # data.val_root may lie below data.root, however either is spelled: what is held out is never trained on

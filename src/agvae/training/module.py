@@ -20,7 +20,7 @@ from agvae.quality import check_quality, half_levels
 from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
-    DISTORTIONS,
+    distortion,
     ms_ssim_distortion,
     mse,
     resolved,
@@ -58,7 +58,7 @@ class AGVAEModule(LightningModule):
         self.lambdas: list[float] = loss["lambdas"]
         self.model.initialise_gains(self.lambdas)
         self.memory_format = torch.contiguous_format
-        self.distortion = DISTORTIONS[loss["name"]]
+        self.distortion = distortion(loss["name"])
         self.register_buffer("level_lambda", torch.tensor(self.lambdas), persistent=False)
         self.register_buffer("level_weight", torch.tensor(loss["level_weights"]), persistent=False)
         self.register_buffer("trained_levels", torch.tensor(self.levels), persistent=False)
