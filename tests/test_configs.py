@@ -27,7 +27,7 @@ def configure(*overrides: str):
     "choice",
     [
         f"{group}={name}"
-        for group in ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug", "experiment", "sweep")
+        for group in ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug", "experiment", "sweep")  # noqa: E501
         for name in names(group)
     ]
     + [f"model/{part}={name}" for part in ("transforms", "gain", "entropy", "context", "quantizer")

@@ -56,7 +56,8 @@ def test_its_trainer_has_only_arguments_of_lightnings():
 
 
 def test_every_key_has_a_meaning():
-    assert [key for schema in (Training, Evaluation) for key, _, field in fields_of(schema) if not field.description] == []
+    for schema in (Training, Evaluation):
+        assert [key for key, _, field in fields_of(schema) if not field.description] == []
 
 
 def test_the_reference_is_what_the_schema_makes():
@@ -75,11 +76,11 @@ def test_the_reference_is_what_the_schema_makes():
         ("+callbacks.last.every_n_step=1", "the nearest is callbacks.last.every_n_steps"),
         ("+logger.csv.dir=x", r"logger\.csv has save_dir, name|nearest is logger\.csv\.save_dir"),
         ("+foo=1", "foo is not a key of the configuration: it has seed"),
-        ("+scheduler.decay_share=0.5", r"must not be set with scheduler=cosine: remove it with ~scheduler\.decay_share"),
+        ("+scheduler.decay_share=0.5", r"not be set with scheduler=cosine: remove it with ~scheduler\.decay_share"),
         ("+model.transforms.blocks=2", "choose model/transforms=depthwise"),
         ("+entropy=symmetric", r"point of sweep=entropy.*model\.\*"),
         ("~seed", r"seed is missing.*add \+seed"),
-        ("model.transforms.name=vgg", r"model\.transforms\.name must be minnen2018, residual, depthwise or .*, not vgg"),
+        ("model.transforms.name=vgg", r"model\.transforms\.name must be minnen2018, .*, not vgg"),
         ("optimizer.betas=[0.9,1]", r"two numbers from 0 to below 1, not \[0\.9, 1\]"),
         ("loss.ladder=[0.1,0.01]", r"loss\.ladder must rise"),
         ("+callbacks.mine._target_=no.such.Callback", r"callbacks\.mine\._target_ must be .* imported, not no\.such"),
@@ -92,7 +93,7 @@ def test_slips_are_answered_with_what_is_right(overrides, message):
 
 
 def test_any_callback_can_join_or_be_left_out():
-    checked(Training, composed("+callbacks.mine={_target_: lightning.pytorch.callbacks.Timer, duration: '00:01:00:00'}"))
+    checked(Training, composed("+callbacks.mine={_target_: lightning.pytorch.callbacks.Timer, interval: step}"))
     checked(Training, composed("callbacks.progress_bar=null", "+trainer.enable_progress_bar=false"))
 
 
@@ -119,6 +120,15 @@ def changed(config: dict, key: str, value) -> dict:
     return config
 
 
+def said(function, *arguments) -> str:
+    """The message with which a configuration is refused, empty if it is not; any other error is a fault."""
+    try:
+        function(*arguments)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def build(config: dict, run_dir: Path) -> None:
     """Everything that a run makes of its configuration before it reads a picture."""
     checked(Training, config)
@@ -140,21 +150,16 @@ def test_every_key_refuses_bad_values_in_one_line_or_is_right(number, kind, tmp_
     config = composed(*SMALL, *VARIANTS[number])
     others = set().union(*(flat(composed(*SMALL, *variant)) for variant in VARIANTS[:number]))
     for key in flat(config).keys() - others | ({"ema", "model.gain"} if not number else set()):
-        try:
-            build(changed(config, key, BAD[kind]), tmp_path)
-        except ConfigError as error:
-            assert "\n" not in str(error), key
+        assert "\n" not in said(build, changed(config, key, BAD[kind]), tmp_path)
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_every_key_of_an_evaluation_refuses_bad_values_or_is_right(kind):
     config = composed("checkpoint=x", name="evaluate")
     for key in flat(config):
-        try:
-            checked(Evaluation, changed(config, key, BAD[kind]))
-        except ConfigError as error:
-            assert "\n" not in str(error)
-            assert key in str(error)
+        message = said(checked, Evaluation, changed(config, key, BAD[kind]))
+        assert "\n" not in message
+        assert not message or key in message
 
 
 @pytest.mark.parametrize(

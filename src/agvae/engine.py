@@ -140,6 +140,7 @@ def train(cfg: DictConfig) -> Any:
     from lightning import seed_everything
 
     from agvae.data import ImageDataModule
+    from agvae.models.requirements import check_exportable
     from agvae.threads import use_threads
     from agvae.training import directories, launch, messages, resume
     from agvae.training.environment import environment
@@ -161,6 +162,10 @@ def train(cfg: DictConfig) -> Any:
     module = AGVAEModule(
         **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
     )
+    try:
+        check_exportable(module.model)
+    except ValueError as error:
+        raise ConfigError(f"this model could not be exported: {error}") from error
     if config["init_from"] is not None and not checkpoint:
         resume.initialise(module.model, str(config["init_from"]))
 

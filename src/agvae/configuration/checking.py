@@ -38,7 +38,7 @@ def _message(section: type[Section], error: Any, config: Mapping[str, Any], pref
 
 
 class _Place(NamedTuple):
-    """A dotted key, the words for what it must be, its value, and the choice that it belongs to, as in scheduler=wsd."""
+    """A dotted key, the words for what it must be, its value, and the choice that has it, as in scheduler=wsd."""
 
     key: str
     words: str

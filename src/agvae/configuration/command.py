@@ -17,10 +17,10 @@ from agvae.configuration import Evaluation, Training
 from agvae.configuration.checking import unknown
 from agvae.errors import JobError, end, end_if_named, exit_on_error
 
-OPTIONS = frozenset(
-    "help hydra-help version cfg resolve package run multirun shell-completion config-path config-name config-dir "
-    "experimental-rerun info".split()
-)
+OPTIONS = frozenset({
+    "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
+    "config-name", "config-dir", "experimental-rerun", "info",
+})  # fmt: skip
 """Hydra's own options; it would take --experiment for an abbreviation of the last but one."""
 
 
@@ -80,7 +80,7 @@ def _unknown(key: str) -> str:
 
 
 def run_task(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """What `function` returns; if it fails, its error in one line and no run folder that it has written nothing into."""
+    """Run a command's job. If it fails, its error is one line, and a run folder that holds nothing yet is removed."""
     try:
         return exit_on_error(function, cfg)
     except BaseException:

@@ -116,7 +116,7 @@ class BuiltInContext(Section):
         description="how elements of y help to predict others: in 1 pass, 2, one for each wavefront, 4"
     )
     width: Width | None = Field(
-        None, description="half the channels of h_s's output and of the convolutions of ŷ; null: M. none has no use for it"
+        None, description="half the channels of h_s's output and of the convolutions of ŷ; null: M; unused by none"
     )
 
 

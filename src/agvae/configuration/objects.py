@@ -1,4 +1,4 @@
-"""The keys of `callbacks` and `logger`: objects that are made from a class or function, `_target_`, and its arguments."""
+"""The keys of `callbacks` and `logger`: objects made from a class or function, `_target_`, and its arguments."""
 
 import importlib
 import inspect
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from agvae.configuration.values import Amount, Count, FilePath, Numbers, Section, Text, Words
+from agvae.configuration.values import Count, FilePath, Numbers, Section, Text, Words
 
 OTHER = "_target_"
 """The tag of an object of any other class."""
@@ -25,7 +25,8 @@ class Instance(Section, extra="allow"):
         try:
             made = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"{{key}}._target_ must be a class that can be imported, not {self.target}: {error}") from None
+            words = f"{{key}}._target_ must be a class that can be imported, not {self.target}: {error}"
+            raise ValueError(words) from None
         given = {key: value for key, value in (self.__pydantic_extra__ or {}).items() if key[:1] != "_"}
         try:
             inspect.signature(made).bind(**given)
@@ -185,7 +186,7 @@ class Wandb(Section):
 
 
 class Logger(Section, extra="allow"):
-    """Lightning's loggers; null for one that is not wanted. Any other joins under a name of its own, as callbacks do."""
+    """Lightning's loggers; null for one that is not wanted. Any other joins as callbacks do."""
 
     __pydantic_extra__: dict[str, Instance | None]
 

@@ -20,9 +20,10 @@ class Loss(Section):
         description="λ, low to high rate; log-spaced between its ends if the model has another number of levels"
     )
     lambdas: Numbers | None = Field(description="your own λ instead, one for each level, rising")
-    levels: Annotated[
-        list[Annotated[int, Field(ge=0)]] | Annotated[int, Field(ge=0)], Words("a level", "a list of levels")
-    ] | None = Field(None, description="train these levels alone, for a model whose others are not used; null: all")
+    levels: (
+        Annotated[list[Annotated[int, Field(ge=0)]] | Annotated[int, Field(ge=0)], Words("a level", "a list of levels")]
+        | None
+    ) = Field(None, description="train these levels alone, for a model whose others are not used; null: all")
     level_weight_power: Annotated[float, Field(ge=-10, le=10)] = Field(
         description="p: a picture weighs λ^(−p) in the loss; 0 is the paper's, which favours high rates"
     )
@@ -41,9 +42,7 @@ class Loss(Section):
 class Optimizer(Section):
     name: Literal["adam", "adamw"] = Field(description="Adam, or Adam with decoupled weight decay; fused")
     lr: Amount = Field(description="learning rate of the network")
-    quantile_lr: Amount = Field(
-        description="of the prior's quantiles, which have a loss of their own and no schedule"
-    )
+    quantile_lr: Amount = Field(description="of the prior's quantiles, which have a loss of their own and no schedule")
     betas: Annotated[
         list[Annotated[float, Field(ge=0, lt=1)]],
         Field(min_length=2, max_length=2),

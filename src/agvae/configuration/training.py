@@ -30,9 +30,12 @@ class Trainer(Section):
     ] = Field(description="how many, or which; with more than one, strategy auto is ddp")
     strategy: Text = Field(description="auto, ddp, fsdp, …")
     num_nodes: Annotated[int, Field(ge=1, le=2**16)] = Field(description="machines")
-    precision: Literal[
-        "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "16", "bf16", "64"
-    ] | Literal[16, 32, 64] = Field(
+    precision: (
+        Literal[
+            "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "16", "bf16", "64"
+        ]
+        | Literal[16, 32, 64]
+    ) = Field(
         description="auto: bf16-mixed where it is faster and right, else 32-true; likelihoods and losses are float32"
     )
     max_steps: Limit = Field(description="optimiser steps; −1: no limit")
@@ -41,16 +44,12 @@ class Trainer(Section):
         Field(description="wall-clock limit, e.g. 00:02:00:00")
     )
     accumulate_grad_batches: Count = Field(description="batches per optimiser step")
-    gradient_clip_val: Amount | None = Field(
-        description="largest norm of the network's gradient; null: no clipping"
-    )
+    gradient_clip_val: Amount | None = Field(description="largest norm of the network's gradient; null: no clipping")
     val_check_interval: Annotated[
         Annotated[int, Field(ge=1, le=2**40)] | Annotated[float, Field(gt=0, le=1)],
         Words("a whole number from 1 on", "a share of an epoch"),
     ] = Field(description="batches between validations")
-    check_val_every_n_epoch: Count | None = Field(
-        description="null: the interval runs on over the ends of epochs"
-    )
+    check_val_every_n_epoch: Count | None = Field(description="null: the interval runs on over the ends of epochs")
     num_sanity_val_steps: Limit = Field(
         description="validation images tried before training, so that a fault shows at once; −1: all"
     )

@@ -1,4 +1,4 @@
-"""Sections of the configuration, and the words for the values that a key takes, in errors and in the reference alike."""
+"""Sections of the configuration, and the words for the values of a key, in errors and in the reference alike."""
 
 import types
 from collections.abc import Iterable, Iterator

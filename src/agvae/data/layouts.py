@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agvae import extensions
-from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.configuration.data import DataConfig
+from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.data.download import KODAK_SHA256, KODAK_URL, download
 from agvae.errors import ConfigError, DataError
 

@@ -42,7 +42,7 @@ def reach_of(g_a: nn.Module, g_s: nn.Module, h_s: nn.Module, M: int, N: int) -> 
 def _reach(name: str, network: nn.Module, channels: int, cell: int, out_cell: int) -> int:
     """How many cells away an output still depends on a cell of the input.
 
-    NaN goes through every sum, whatever the weights. In float64 no kernel mixes neighbours that the formula does not."""
+    NaN goes through every sum, whatever the weights. In float64 no kernel mixes neighbours beside the formula."""
     network = copy.deepcopy(network).eval().double()
     device = next(network.parameters()).device
     for length in _LENGTHS:

@@ -58,9 +58,7 @@ def _callbacks(config: dict[str, Any]) -> list[Callback]:
 
 
 def _loggers(config: dict[str, Any]) -> list[Logger]:
-    return [
-        never_fails(_instantiated(f"logger.{name}", logger)) for name, logger in config["logger"].items() if logger
-    ]
+    return [never_fails(_instantiated(f"logger.{name}", logger)) for name, logger in config["logger"].items() if logger]
 
 
 def _instantiated(key: str, node: dict[str, Any]) -> Any:
