@@ -221,3 +221,56 @@ def test_the_command_answers_slips_with_one_line_status_2_and_no_folder(argument
 
 def test_known_keys_are_named_as_overrides():
     assert {"trainer.max_steps", "model/transforms", "experiment", "model.transforms.blocks"} <= {*known_keys(Training)}
+
+
+# --- resuming
+
+
+def laid_over(saved: list[str], given: list[str]) -> dict:
+    return resume.laid_over(composed(*saved), composed(*given), composed(), given)
+
+
+def test_a_resumed_run_goes_on_with_its_own_configuration():
+    saved = [*SMALL, "scheduler=wsd", "scheduler.decay_share=0.4", "trainer.max_steps=7", "data.batch_size=3"]
+    assert laid_over(saved, ["ckpt_path=last"]) == composed(*saved, "ckpt_path=last")
+    # Also a value that is the default counts if it is given.
+    given = ["ckpt_path=last", "trainer.max_steps=100000", "optimizer.lr=1e-5"]
+    assert laid_over(saved, given) == composed(*saved, *given)
+    assert (
+        laid_over(saved, ["ckpt_path=last", "scheduler=multistep"])["scheduler"]
+        == composed("scheduler=multistep")["scheduler"]
+    )
+    assert laid_over(saved, ["ckpt_path=last", "model/quantizer=noise"]) == composed(
+        *saved, "model/quantizer=noise", "ckpt_path=last"
+    )
+    new = laid_over(
+        saved,
+        ["ckpt_path=last", "+trainer.benchmark=true", "+callbacks.mine._target_=lightning.pytorch.callbacks.Timer"],
+    )
+    assert new["trainer"]["benchmark"] is True
+    assert new["callbacks"]["mine"] == {"_target_": "lightning.pytorch.callbacks.Timer"}
+
+
+def test_a_recipe_given_on_resuming_is_laid_over_as_a_whole():
+    changed_by = ["experiment=small", "ckpt_path=last"]
+    checked(Training, laid_over(SMALL, changed_by))
+    assert laid_over(SMALL, changed_by)["scheduler"] == composed("experiment=small")["scheduler"]
+
+
+def test_the_command_resumes_the_newest_run_without_its_options(tmp_path):
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "train.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    options = [*SMALL, "debug=fast", "data.patch_size=64", "data.val_crop=64", "callbacks.progress_bar=null"]
+    assert run(*options, "+trainer.enable_progress_bar=false", "loss.level_sampling=sample").returncode == 0
+    refused = run("ckpt_path=last", "trainer.max_steps=4", "model.gain.levels=3")
+    assert refused.returncode == 2
+    assert "a resumed run must keep model.gain.levels=6" in refused.stderr
+    done = run("ckpt_path=last", "trainer.max_steps=4")
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "outputs" / "train").iterdir()
+    assert f"run:        outputs/train/{path.name}, from step 2" in done.stdout
+    config = OmegaConf.load(path / "config.yaml")
+    assert (config.trainer.max_steps, config.model.transforms.N, config.data.patch_size) == (4, 8, 64)
+    assert config.loss.level_sampling == "sample"

@@ -134,6 +134,10 @@ def train(cfg: DictConfig) -> Any:
     be used, and SystemExit when a signal stopped the run, whose last step is then on disk all the same.
     """
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    if config["ckpt_path"] is not None:
+        from agvae.training import resume
+
+        config = resume.continued(config)
     checked(Training, config)
     extensions.trust_all(config)
 
