@@ -83,7 +83,8 @@ def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = Fa
         raise ModelError("the weights hold values that are not finite, or too large for float16")
     stored = _assemble(model.config, weights)
     _exact(stored)
-    tables = build_tables(model.table_form, *stored.prior.pmf(), tail=model.tail)
+    masses, offsets = stored.prior.pmf()
+    tables = build_tables(model.table_form, masses, offsets, tail=model.tail)
     return ModelFile(model.config, weights, tables, info or {})
 
 
@@ -169,11 +170,9 @@ def load(name_or_path: str | Path) -> ModelFile:
 
 def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:
     """The model of the package with this fingerprint, and its name. Only the model whose card states it is read."""
-    for card in shipped.cards():
-        if card.fingerprint == fingerprint.hex():
-            model = load(card.name)
-            return (card.name, model) if model.fingerprint == fingerprint else None
-    return None
+    card = shipped.card_of(fingerprint.hex())
+    model = load(card.name) if card else None
+    return (card.name, model) if card and model and model.fingerprint == fingerprint else None
 
 
 def _check_integers(config: Any) -> None:

@@ -71,6 +71,12 @@ class DataConfig(Section):
                 config[key] = Path(config[key]).expanduser()
         return checked(cls, config, "data")
 
+    @property
+    def folder(self) -> Path:
+        """data.root as a path; data=sample has none."""
+        assert self.root is not None
+        return Path(self.root)
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DataConfig":
         if self.layout != "sample" and self.root is None:

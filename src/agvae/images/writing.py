@@ -1,6 +1,7 @@
 """Pictures to image files of every format that Pillow writes."""
 
 import io
+from typing import Any, cast
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -8,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from agvae.images import pixels, plugins
 from agvae.images.metadata import XMP_KEYWORD, fits
 from agvae.images.opening import reason
-from agvae.images.picture import EXIF_PREFIX, ImageError
+from agvae.images.picture import EXIF_PREFIX, SHALLOW, ImageError
 
 _METADATA = {"AVIF", "HEIF", "JPEG", "JXL", "MPO", "PNG", "TIFF", "WEBP"}
 """Formats in which Pillow and its plugins write EXIF and XMP, and, but for JXL, ICC profiles."""
@@ -26,11 +27,11 @@ _MODES = {
     "MSP": ("1",),
     "PALM": ("1",),
     "PCX": ("1", "L", "RGB"),
-    "PNG": ("1", "L", "LA", "RGB", "RGBA"),
+    "PNG": ("1", "L", "LA", "RGB", "RGBA", "I;16"),
     "PPM": ("1", "L", "RGB"),
     "QOI": ("RGB", "RGBA"),
     "SGI": ("L", "RGB", "RGBA"),
-    "TIFF": ("1", "L", "LA", "RGB", "RGBA"),
+    "TIFF": ("1", "L", "LA", "RGB", "RGBA", "I;16"),
     "WEBP": ("RGB", "RGBA"),
     "XBM": ("1",),
 }
@@ -38,8 +39,12 @@ _MODES = {
 
 _USUAL_MODES = ("L", "LA", "RGB", "RGBA")
 
+_DEEP = ("PNG", "TIFF")
+"""Formats in which 16-bit greyscale survives."""
+
 _CHOICES = {
     "1": ("1", "L", "RGB", "P"),
+    "I;16": ("I;16",),
     "L": ("L", "RGB", "P", "1"),
     "LA": ("LA", "RGBA", "L", "RGB", "P", "1"),
     "RGB": ("RGB", "P", "L", "1"),
@@ -49,7 +54,7 @@ _CHOICES = {
 
 _APPROXIMATE_ALPHA = {"AVIF", "HEIF", "JXL"}
 
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90},
     "HEIF": {"quality": 90},
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -91,19 +96,22 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
     Raises ImageError for a suffix of no format and for a picture that the format cannot hold.
     """
     name = format_of(suffix)
-    picture = image if image.mode == "1" and "transparency" not in image.info else pixels.plain(image)
+    lost = []
+    if image.mode == "I;16" and name not in _DEEP:
+        lost.append(SHALLOW)
+    kept = image.mode == "1" or (image.mode == "I;16" and name in _DEEP)
+    picture = image if kept and "transparency" not in image.info else pixels.plain(image)
     options = dict(_OPTIONS.get(name, {}))
     mode = next(mode for mode in _CHOICES[picture.mode] if mode in _MODES.get(name, _USUAL_MODES))
-    lost = []
     if picture.mode.endswith("A"):
-        seen_through = picture.getchannel("A").getextrema()[0] < 255
+        seen_through = cast("tuple[int, int]", picture.getchannel("A").getextrema())[0] < 255
         if not mode.endswith("A"):
             picture = pixels.opaque(picture)
             if seen_through:
                 lost.append(f"{name} has no alpha: the picture is composited on white")
         elif name in _APPROXIMATE_ALPHA and seen_through:
             lost.append(f"{name} keeps alpha approximately")
-    if picture.mode != "1" and (mode in ("P", "1") or (mode == "L" and picture.mode[0] != "L")):
+    if picture.mode not in ("1", "I;16") and (mode in ("P", "1") or (mode == "L" and picture.mode[0] != "L")):
         lost.append(f"{name} has {_PALETTES[mode]}")
     if name == "ICO" and max(picture.size) <= 256:
         options["sizes"] = [picture.size]
@@ -117,7 +125,7 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
     return _saved(picture, mode, name, options | metadata), (*lost, *dropped)
 
 
-def _saved(picture: Image.Image, mode: str, name: str, options: dict) -> bytes:
+def _saved(picture: Image.Image, mode: str, name: str, options: dict[str, Any]) -> bytes:
     """The file of a picture in one of the modes that its format holds."""
     file = io.BytesIO()
     try:
@@ -131,11 +139,12 @@ def _saved(picture: Image.Image, mode: str, name: str, options: dict) -> bytes:
     return file.getvalue()
 
 
-def _metadata_for(name: str, mode: str, info: dict) -> tuple[dict, list[str]]:
+def _metadata_for(name: str, mode: str, info: dict) -> tuple[dict[str, Any], list[str]]:
     """Options of Pillow's writer for the metadata that a file of this format and mode can hold, and the phrases for
     the rest."""
     holds, jpeg = name in _METADATA, name in ("JPEG", "MPO")
-    options, dropped = {}, []
+    options: dict[str, Any] = {}
+    dropped = []
     if holds:
         options["icc_profile"] = None  # else some writers take the one of `info`, whether it fits or not
     if jpeg or name == "GIF":
