@@ -142,11 +142,13 @@ def test_tecnick_takes_the_unshifted_colour_pictures_of_full_size(tmp_path):
     assert (name, images) == ("tecnick", [tmp_path / "RGB/1200x1200/C00C00/1.png"])
 
 
-def test_kodak_is_all_24_or_an_error(tmp_path):
+def test_kodak_is_all_24_or_says_how_many_are_missing(tmp_path, caplog):
+    with pytest.raises(DataError, match=r"lacks 24 .*kodim01\.png.*data\.download=true"):
+        layout("kodak", tmp_path)
     for name in list(KODAK_SHA256)[:23]:
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"lacks 1 .*kodim24\.png.*data\.download=true"):
-        layout("kodak", tmp_path)
+    assert len(layout("kodak", tmp_path).evaluate) == 23
+    assert "lacks 1 of Kodak's 24 images (kodim24.png first)" in caplog.text
     (tmp_path / "KODIM24.PNG").touch()
     assert len(layout("kodak", tmp_path).evaluate) == 24
 

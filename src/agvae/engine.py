@@ -57,7 +57,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     for curve in curves:
         evaluation.write_curve(curve, results / f"{evaluation.slug(curve.name)}.json")
     measured.write_csv(output / "per_image.csv")
-    title = f"{dataset}, mean over {len(measured.images)} images"
+    count = len(measured.images)
+    part = f"{count} of its {evaluation.KODAK_IMAGES}" if on_kodak and count != evaluation.KODAK_IMAGES else str(count)
+    title = f"{dataset}, mean over {part} images"
     _write_plots(output, title, curves, others, on_kodak, list(stand_ins.values()))
     ours, anchors = curves[0], curves[1:]
     rates = evaluation.bd_rates(ours, anchors, evaluation.published_curves() if on_kodak else ())
