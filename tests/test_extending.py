@@ -92,7 +92,7 @@ def test_entry_points_are_known_by_name(monkeypatch):
         def load():
             return minnen2018
 
-    monkeypatch.setattr(extensions, "entry_points", lambda group, **_: [Entry] if group == "agvae.transforms" else [])
+    monkeypatch.setattr(extensions, "entry_points", lambda group, **_: [Entry] if group == "agvae_transforms" else [])
     extensions.names.cache_clear()
     assert extensions.find("transforms", "wavelet", TRANSFORMS) is minnen2018
     extensions.names.cache_clear()

@@ -1,6 +1,6 @@
 """Parts that live in other packages: transforms, contexts, losses, data layouts and codecs, by name or import path.
 
-A name is looked for among the built-in ones, then among entry points in the group `agvae.KIND`. An import path,
+A name is looked for among the built-in ones, then among entry points in the group `agvae_KIND`. An import path,
 `package.module:name`, needs no entry point.
 
 Importing a module runs its code. The configuration of a command is its user's own, and its import paths are imported.
@@ -37,10 +37,10 @@ def find(kind: str, name: str, built_in: Mapping[str, T]) -> T:
     if name in built_in:
         return built_in[name]
     if ":" not in name:
-        for entry in entry_points(group=f"agvae.{kind}", name=name):
+        for entry in entry_points(group=f"agvae_{kind}", name=name):
             return entry.load()
         raise ValueError(
-            f"{kind} must be {', '.join(built_in)}, package.module:name or an entry point of agvae.{kind}, not {name}"
+            f"{kind} must be {', '.join(built_in)}, package.module:name or an entry point of agvae_{kind}, not {name}"
         )
     module = name.partition(":")[0]
     if module not in _trusted():
@@ -63,7 +63,7 @@ def trust_all(config: Mapping[str, Any]) -> None:
 @cache
 def names(kind: str) -> frozenset[str]:
     """The names under which installed packages offer parts of a kind."""
-    return frozenset(entry.name for entry in entry_points(group=f"agvae.{kind}"))
+    return frozenset(entry.name for entry in entry_points(group=f"agvae_{kind}"))
 
 
 def imported(path: str) -> Any:

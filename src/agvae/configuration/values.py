@@ -80,14 +80,14 @@ def by_name(value: Any) -> str:
     return str(value.get("name")) if isinstance(value, dict) else ""
 
 
+def is_own(kind: str, value: Any) -> bool:
+    """Whether a group's section chooses a part that lives in another package."""
+    return ":" in by_name(value) or by_name(value) in extensions.names(kind)
+
+
 def by_name_or_own(kind: str) -> Discriminator:
     """As `by_name`; OWN for a part that lives in another package."""
-
-    def tag(value: Any) -> str:
-        name = by_name(value)
-        return OWN if ":" in name or name in extensions.names(kind) else name
-
-    return Discriminator(tag)
+    return Discriminator(lambda value: OWN if is_own(kind, value) else by_name(value))
 
 
 BUILT_IN = "built in"
@@ -96,8 +96,7 @@ BUILT_IN = "built in"
 
 def built_in_or_own(kind: str) -> Discriminator:
     """BUILT_IN, or OWN for a part that lives in another package."""
-    own = by_name_or_own(kind)
-    return Discriminator(lambda value: OWN if own.discriminator(value) == OWN else BUILT_IN)
+    return Discriminator(lambda value: OWN if is_own(kind, value) else BUILT_IN)
 
 
 def choices(annotation: Any) -> dict[str, type[Section]]:

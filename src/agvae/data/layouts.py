@@ -175,11 +175,11 @@ def _kodak(config: DataConfig) -> Files:
         download(root, KODAK_SHA256, KODAK_URL)
     found = {path.name.lower(): path for path in list_images(root)}
     missing = [name for name in KODAK_SHA256 if name not in found]
-    how = f"{root} lacks {len(missing)} of Kodak's 24 images ({', '.join(missing[:1])} first): data.download=true fetches"
-    if len(missing) == len(KODAK_SHA256):
-        raise DataError(f"{how} them")
     if missing:
-        log.warning("%s those; results are over the %d that are there", how, len(KODAK_SHA256) - len(missing))
+        lacking = f"{root} lacks {len(missing)} of Kodak's 24 images ({missing[0]} first)"
+        if len(missing) == len(KODAK_SHA256):
+            raise DataError(f"{lacking}: add data.download=true to fetch them")
+        log.warning("%s: results are over the others; data.download=true fetches what is missing", lacking)
     return Files(None, None, [found[name] for name in KODAK_SHA256 if name in found])
 
 
