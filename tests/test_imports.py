@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "agvae"
 
 LEAVES = {
-    "arguments", "configuration", "errors", "extensions", "facts", "files", "images", "machine_code", "metrics", "quality",
-    "shipped", "strides", "threads", "wandb_account",
+    "arguments", "configuration", "errors", "extensions", "facts", "files", "images", "machine_code", "metrics",
+    "quality", "shipped", "strides", "threads", "wandb_account",
 }  # fmt: skip
 BELOW: dict[str, set[str]] = {"data": set(), "entropy": set()}
 BELOW["models"] = {"entropy"}
