@@ -20,9 +20,9 @@ INTRODUCTION = """\
 
 <!-- Made from src/agvae/configuration and conf/ by `python docs/make.py`. Change those, and run it again. -->
 
-Every key that `python train.py` and `python evaluate.py` take. `key=value` sets a key, `group=option` chooses a file from
-the group's folder in `conf/`. A key that the files do not list is set with `+key=value`. Any other key, or a value that
-is not of the kind in the table, ends the command with status 2 before anything is built.
+Every key that `python train.py` and `python evaluate.py` take. `key=value` sets a key, `group=option` chooses a file
+from the group's folder in `conf/`. A key that the files do not list is set with `+key=value`. Any other key, or a value
+that is not of the kind in the table, ends the command with status 2 before anything is built.
 
 Where a key belongs to one choice alone, the column *of* names the choice. Defaults are those of that choice.
 """

@@ -258,12 +258,13 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
     if name in CLASSICAL_CODECS:
         CLASSICAL_CODECS[name].require()
         return CLASSICAL_CODECS[name]
-    if name not in extensions.names("codec") and ":" not in name:
+    own = extensions.IMPORT_PATH.fullmatch(name)
+    if not own and name not in extensions.names("codec"):
         raise ConfigError(
             f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)}, or package.module:name of your own"
         )
     try:
-        if ":" in name:
+        if own:
             extensions.trust(name.partition(":")[0])
         return extensions.find("codec", name, {})()
     except ValueError as error:
