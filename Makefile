@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup quickstart test test-all lint format sweeps clean
+.PHONY: help setup quickstart test test-all lint format sweeps docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make lint         what pre-commit checks: style and types"
 	@echo "make format       put the style right"
 	@echo "make sweeps       write sweeps/*.yaml anew from conf/sweep"
+	@echo "make docs         write docs/configuration.md anew from the schema"
 	@echo "make setup        only the virtual environment in $(VENV)"
 	@echo "make clean        delete $(VENV), outputs, multirun and the checkers' caches"
 
@@ -66,6 +67,10 @@ format: setup
 # sweeps/*.yaml, the grids of conf/sweep as W&B reads them.
 sweeps: setup
 	$(BIN)/python sweeps/make.py
+
+# docs/configuration.md, the reference of keys.
+docs: setup
+	$(BIN)/python docs/make.py
 
 clean:
 	rm -rf $(VENV) outputs multirun .mypy_cache .pytest_cache .ruff_cache

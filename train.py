@@ -1,14 +1,18 @@
-"""Train AG-VAE: `python train.py [group=option] [key=value] …`; conf/train.yaml lists what there is to choose."""
+"""Train AG-VAE: `python train.py [group=option] [key=value] …`; docs/configuration.md lists every key."""
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from agvae.errors import leave_quietly_on_ctrl_c
 
-from agvae.engine import train
-from agvae.errors import exit_on_error, run_hydra
-from agvae.training import directories
-from agvae.training.multirun import run_job
+leave_quietly_on_ctrl_c()
+
+import hydra  # noqa: E402, so that Ctrl-C is quiet while packages are imported
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.types import RunMode  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from agvae.configuration.command import run_hydra, run_task  # noqa: E402
+from agvae.engine import train  # noqa: E402
+from agvae.training import directories  # noqa: E402
+from agvae.training.multirun import run_job  # noqa: E402
 
 directories.register()
 
@@ -18,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         run_job(__file__, HydraConfig.get())
     else:
-        exit_on_error(train, cfg)
+        run_task(train, cfg)
 
 
 if __name__ == "__main__":

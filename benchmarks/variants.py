@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import ROOT
 
-from agvae.errors import with_home
+from agvae.configuration.command import with_home
 from agvae.evaluation import BDRate, Curve
 
 

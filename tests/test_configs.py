@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from agvae.configuration import Evaluation, Training, checked
 from agvae.engine import train
 from agvae.models import AGVAE
 
@@ -26,7 +27,7 @@ def configure(*overrides: str):
     "choice",
     [
         f"{group}={name}"
-        for group in ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug", "experiment")
+        for group in ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug", "experiment", "sweep")  # noqa: E501
         for name in names(group)
     ]
     + [f"model/{part}={name}" for part in ("transforms", "gain", "entropy", "context", "quantizer")
@@ -35,9 +36,18 @@ def configure(*overrides: str):
 def test_every_choice_composes(choice, tmp_path):
     cfg = configure(choice, f"run_dir={tmp_path}")
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    checked(Training, config)
     assert AGVAE.from_config(config["model"]).config == config["model"]
     for callback in cfg.callbacks.values():
         instantiate(callback)
+
+
+@pytest.mark.parametrize("data", names("data"))
+def test_every_data_set_composes(data):
+    root = [] if data == "sample" else ["data.root=DIR"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("evaluate", [f"data={data}", *root, "checkpoint=agvae-mse", "run_dir=RUN"])
+    checked(Evaluation, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
 
 
 @pytest.mark.parametrize("experiment", names("experiment"))

@@ -142,11 +142,13 @@ def test_tecnick_takes_the_unshifted_colour_pictures_of_full_size(tmp_path):
     assert (name, images) == ("tecnick", [tmp_path / "RGB/1200x1200/C00C00/1.png"])
 
 
-def test_kodak_is_all_24_or_an_error(tmp_path):
+def test_kodak_is_all_24_or_says_how_many_are_missing(tmp_path, caplog):
+    with pytest.raises(DataError, match=r"lacks 24 .*kodim01\.png.*data\.download=true"):
+        layout("kodak", tmp_path)
     for name in list(KODAK_SHA256)[:23]:
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"lacks 1 .*kodim24\.png.*data\.download=true"):
-        layout("kodak", tmp_path)
+    assert len(layout("kodak", tmp_path).evaluate) == 23
+    assert "lacks 1 of Kodak's 24 images (kodim24.png first)" in caplog.text
     (tmp_path / "KODIM24.PNG").touch()
     assert len(layout("kodak", tmp_path).evaluate) == 24
 
@@ -177,17 +179,17 @@ def test_a_held_out_folder_inside_the_training_folder_is_not_trained_on(folder, 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"layout": "div2k"}, r"data\.root is not set: data=div2k"),
+        ({"layout": "div2k"}, r"data\.root must be .* not null: data=div2k"),
         ({"layout": "sample", "root": "x"}, "add data=folder"),
-        ({"layout": "sample", "patchsize": 64}, r"data\.patchsize does not exist; the keys of data are layout"),
-        ({"layout": "sample", "patch_size": 100}, r"data\.patch_size=100 is not a multiple of 64.*try 128"),
-        ({"layout": "sample", "patch_size": None}, r"data\.patch_size=None is not a whole number"),
-        ({"layout": "sample", "batch_size": "many"}, r"data\.batch_size=many is not a whole number"),
-        ({"layout": "sample", "val_share": 1.0}, r"data\.val_share=1\.0 is not between"),
-        ({"layout": "sample", "cache": "tape"}, r"data\.cache=tape is none of device, memory, disk, none"),
-        ({"layout": "sample", "cache": "device", "num_workers": 2}, r"leave data\.num_workers out"),
-        ({"layout": "sample", "cache_gib": "4GB"}, r"data\.cache_gib=4GB"),
-        ({"layout": "imagenet"}, r"data\.layout=imagenet is none of sample, folder"),
+        ({"layout": "sample", "patchsize": 64}, r"data\.patchsize is not a key.*nearest is data\.patch_size"),
+        ({"layout": "sample", "patch_size": 100}, r"data\.patch_size must be a multiple of 64 .*, not 100"),
+        ({"layout": "sample", "patch_size": None}, r"data\.patch_size must be a multiple of 64 .*, not null"),
+        ({"layout": "sample", "batch_size": "many"}, r"data\.batch_size must be a whole number .*, not many"),
+        ({"layout": "sample", "val_share": 1.0}, r"data\.val_share must be a number between 0 and 1, not 1\.0"),
+        ({"layout": "sample", "cache": "tape"}, r"data\.cache must be memory, device, disk or none, not tape"),
+        ({"layout": "sample", "cache": "device", "num_workers": 2}, r"data\.num_workers must be null"),
+        ({"layout": "sample", "cache_gib": "4GB"}, r"data\.cache_gib must be a number from 0 on, not 4GB"),
+        ({"layout": "imagenet"}, r"data\.layout must be sample, folder, .*, not imagenet"),
         ({"layout": "kodak", "root": "x"}, "data=kodak is for evaluation only: train with"),
     ],
 )

@@ -2,6 +2,7 @@
 
 Run as a program, this file is the other machine: it decodes the files of a folder, and writes its own beside them."""
 
+import copy
 import hashlib
 import os
 import subprocess
@@ -21,7 +22,9 @@ from agvae.codec import Codec, model_file
 from agvae.models import AGVAE, coding_order
 from agvae.models.coding_order import Cell, WholeFeatures
 from agvae.models.context import CONTEXTS, Dense
-from agvae.models.exact import LIMIT, ONE, ExactConv, ExactDense, InexactError, _exp, exact, finish_, is_exact
+from agvae.models.exact import ExactConv, ExactDense, _convert, exact
+from agvae.models.exact_layers import table_of
+from agvae.models.fixed_point import LIMIT, ONE, InexactError, exp, finish_, is_exact
 from agvae.models.transforms import TRANSFORMS
 
 CONTEXT_NAMES = sorted(CONTEXTS)
@@ -258,6 +261,73 @@ def test_convolutions_are_torchs_on_rounded_weights(conv, size, monkeypatch):
         assert torch.equal(layer(x.float()).double(), finish_(conv(x.double()), 0.01))
 
 
+ACTIVATIONS = [
+    nn.ReLU(),
+    nn.LeakyReLU(0.2),
+    nn.GELU(),
+    nn.GELU(approximate="tanh"),
+    nn.SiLU(),
+    nn.Hardtanh(-0.7, 3.3),
+    nn.ReLU6(),
+]
+
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=str)
+def test_activations_are_the_functions_to_a_whole_unit(layer):
+    (form,) = _convert("h_s", nn.Sequential(layer))
+    x = torch.cat([torch.arange(-20 * ONE, 20 * ONE, 7), torch.tensor([-LIMIT, LIMIT, 0.0])])
+    expected = layer(x.double() / ONE) * ONE
+    found = form(x.float())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, found.round())
+    assert (found.double() - expected).abs().max() <= 0.5 + 1e-6
+
+
+def test_tables_are_the_same_everywhere():
+    """Of additions, multiplications and divisions alone; a machine that disagrees would decode noise."""
+    digests = {
+        str(layer): hashlib.sha256(table_of(layer).astype("<i4").tobytes()).hexdigest()[:16]
+        for layer in ACTIVATIONS
+        if isinstance(layer, nn.GELU | nn.SiLU)
+    }
+    assert digests == {
+        "GELU(approximate='none')": "ec6b2087bdf5ba33",
+        "GELU(approximate='tanh')": "59050c176218792a",
+        "SiLU()": "a81d75e46ada87d4",
+    }
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_depthwise_convolutions_are_torchs_on_rounded_weights(kernel):
+    conv = nn.Conv2d(6, 6, kernel, padding=kernel // 2, groups=6)
+    (layer,) = _convert("h_s", nn.Sequential(conv, nn.ReLU()))
+    conv = copy.deepcopy(conv).double()
+    conv.weight.data = layer.weight.t().reshape(conv.weight.shape).clone()
+    conv.bias.data = layer.bias
+    x = torch.randint(-(2**20), 2**20, (2, 6, 5, 9))
+    with torch.no_grad():
+        assert torch.equal(layer(x.float()).double(), finish_(conv(x.double()), 0.0))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Tanh(),
+        nn.Conv2d(8, 8, 4, padding=1),
+        nn.Conv2d(8, 8, 3),
+        nn.Conv2d(8, 8, 3, padding=1, groups=2),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+        nn.ConvTranspose2d(8, 8, 3, 2, padding=1),
+        nn.BatchNorm2d(8),
+    ],
+    ids=str,
+)
+def test_layers_without_an_exact_form_are_refused_in_a_line_that_lists_those_with_one(layer):
+    with pytest.raises(InexactError, match=r"h_s\.1 has no exact form.*may be made of Sequential.*GELU") as refused:
+        _convert("h_s", nn.Sequential(nn.Identity(), layer))
+    assert "\n" not in str(refused.value)
+
+
 def whole(values: torch.Tensor) -> list[int]:
     """Weights as whole numbers of 2^−24."""
     return [int(value) for value in (values.double().flatten() * 2.0**24).tolist()]
@@ -325,8 +395,8 @@ def test_parameters_are_fixed_point_numbers(exact_model):
 
 def test_exponential_is_the_librarys_to_fourteen_digits_and_calls_none():
     x = np.linspace(-30, 30, 100001)
-    assert np.abs(_exp(x) / np.exp(x) - 1).max() < 1e-14
-    assert {"floor", "ones_like", "ldexp"} == set(_exp.__code__.co_names) & set(np.__dict__) - {"astype", "int64"}
+    assert np.abs(exp(x) / np.exp(x) - 1).max() < 1e-14
+    assert {"floor", "ones_like", "ldexp"} == set(exp.__code__.co_names) & set(np.__dict__) - {"astype", "int64"}
 
 
 def test_gains_of_the_hyperprior_are_the_models_own():

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from agvae.models import kernels, layers
-from agvae.models.exact import LIMIT, ExactConv
+from agvae.models.exact import ExactConv
+from agvae.models.fixed_point import LIMIT
 from agvae.models.kernels import depthwise, gdn, phases, winograd
 from agvae.models.transforms import minnen2018
 

@@ -32,7 +32,6 @@ def test_notebooks_are_stored_without_outputs_and_every_cell_is_python(name):
 
 @pytest.mark.slow
 def test_notebooks_run_one_after_the_other(tmp_path):
-    # In this order: the second and the third start from the model that the first leaves.
     moved = "before = view.value; slider.value = 1.0; assert view.value[:4] == b'\\x89PNG' and view.value != before"
     for name, changes, check in zip(NOTEBOOKS, ({"STEPS": 20}, {}, {}), ("", moved, ""), strict=True):
         assert run(name, changes, tmp_path, check) >= 3

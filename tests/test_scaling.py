@@ -492,8 +492,8 @@ def test_what_cannot_be_sharded_or_trained_on_is_one_clear_line(pictures, shards
         module_of("no-such-store://bucket").setup()
     with pytest.raises(DataError, match=r"23 images, 2\d smaller"):
         module_of(shards, patch_size=256).setup()
-    with pytest.raises(ConfigError, match=r"data\.cache=memory"):
-        DataConfig(layout="shards", root=shards, cache="memory")
+    with pytest.raises(ConfigError, match=r"data\.cache must be none"):
+        DataConfig.from_dict({"layout": "shards", "root": shards, "cache": "memory"})
     with pytest.raises(ConfigError, match="data=folder"):
         evaluation_images({"layout": "shards", "root": shards, "cache": "none"})
 

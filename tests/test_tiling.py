@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from conftest import at_random, lively_model
+from conftest import TINY, at_random, lively_model
+from torch import nn
 
 from agvae.codec import Codec, model_file, tiling
 from agvae.codec.features import bands
 from agvae.codec.tiling import run_in_tiles, tiles
+from agvae.models import AGVAE
 from agvae.models.exact import exact
+from agvae.models.measure import UnboundedError, reach_of
 from agvae.models.transforms import TRANSFORMS
 
 
@@ -25,6 +28,9 @@ def test_tiles_cover_the_map_once_and_their_halos_stay_inside(size, side):
     assert visits.eq(1).all()
 
 
+BLOCKS = {"depthwise": {"blocks": 2}}
+
+
 def build(name, blocks=3):
     extra = {"blocks": blocks} if name == "depthwise" else {}
     torch.manual_seed(0)
@@ -34,6 +40,10 @@ def build(name, blocks=3):
     return transforms
 
 
+def measured(transforms):
+    return reach_of(transforms.g_a, transforms.g_s, transforms.h_s, transforms.M, transforms.N)
+
+
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
 @pytest.mark.parametrize(
     ("part", "channels", "in_scale", "out_scale"), [("g_a", 3, 16, 1), ("g_s", 4, 1, 16), ("h_s", 4, 1, 4)]
@@ -41,7 +51,7 @@ def build(name, blocks=3):
 def test_no_network_reaches_past_its_halo(name, part, channels, in_scale, out_scale):
     """The gradient of one cell of the output is zero outside the cell and its halo."""
     transforms = build(name)
-    reach, centre, side = getattr(transforms.reach, part), 14, 29
+    reach, centre, side = getattr(measured(transforms), part), 14, 29
     x = torch.randn(1, channels, side * in_scale, side * in_scale, requires_grad=True)
     cell = getattr(transforms, part)(x).unflatten(2, (side, out_scale)).unflatten(4, (side, out_scale))
     cell = cell[:, :, centre, :, centre]
@@ -54,13 +64,37 @@ def test_no_network_reaches_past_its_halo(name, part, channels, in_scale, out_sc
     assert (seen & inside)[centre].sum() > 2 * reach - 4
 
 
+@pytest.mark.parametrize(("name", "expected"), [("minnen2018", (2, 2, 2)), ("residual", (8, 11, 4))])
+def test_reach_is_measured_and_the_same_at_any_width(name, expected):
+    config = TINY | {"transforms": {"name": name, "N": 12, "M": 16}}
+    model = AGVAE.from_config(config)
+    assert model.reach == expected
+    assert measured(model) == expected
+
+
+def test_a_network_that_sees_everything_is_refused():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x - x.mean((2, 3), keepdim=True)
+
+    transforms = build("minnen2018")
+    with pytest.raises(UnboundedError, match=r"g_s must read a bounded neighbourhood"):
+        measured(transforms._replace(g_s=nn.Sequential(Mean(), *transforms.g_s)))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("minnen2018", 12), ("residual", 32), ("depthwise", 35)])
+def test_memory_is_measured_in_bytes_for_each_pixel(name, expected):
+    model = AGVAE.from_config(TINY | {"transforms": {"name": name, "N": 8, "M": 12} | BLOCKS.get(name, {})})
+    assert expected / 2 < model.bytes_per_pixel < 4 * expected
+
+
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
 @pytest.mark.parametrize(
     ("part", "channels", "in_scale", "out_scale"), [("g_a", 3, 16, 1), ("g_s", 4, 1, 16), ("h_s", 4, 1, 4)]
 )
 def test_tiles_join_to_the_untiled_run(name, part, channels, in_scale, out_scale):
     transforms = build(name, blocks=1)
-    network, halo = getattr(transforms, part), getattr(transforms.reach, part)
+    network, halo = getattr(transforms, part), getattr(measured(transforms), part)
     x = torch.randn(1, channels, 20 * in_scale, 25 * in_scale)
     with torch.inference_mode():
         whole = network(x)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from agvae import configuration, extensions
 from agvae.errors import ConfigError, DataError, numbers
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from agvae.files import write_atomically
     from agvae.threads import use_threads
 
-    use_threads(cfg.threads)
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
-    programs = cast("dict[str, Any]", OmegaConf.to_container(cfg.programs, resolve=True))
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    configuration.checked(configuration.Evaluation, config)
+    extensions.trust_all(config["data"])
+    use_threads(cfg.threads)
+    programs = config["programs"]
     others, missing = evaluation.available_codecs([str(name) for name in _as_list(cfg.codecs)], programs)
     dataset, paths = evaluation_images(cfg.data)
     on_kodak = evaluation.slug(dataset) == "kodak"
@@ -40,7 +44,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     codec = open_codec(str(cfg.checkpoint), str(cfg.device))
     if cfg.name is not None:
         codec.name = str(cfg.name)
-    model = evaluation.ModelCodec(codec, _qualities(cfg), _effort(cfg))
+    qualities = None if cfg.qualities is None else numbers("qualities", cfg.qualities)
+    model = evaluation.ModelCodec(codec, qualities, cfg.effort)
     output = Path(cfg.run_dir)
     results = output / "results" / evaluation.slug(dataset)
     results.mkdir(parents=True, exist_ok=True)  # what cannot be written fails before anything is measured
@@ -52,7 +57,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     for curve in curves:
         evaluation.write_curve(curve, results / f"{evaluation.slug(curve.name)}.json")
     measured.write_csv(output / "per_image.csv")
-    title = f"{dataset}, mean over {len(measured.images)} images"
+    count = len(measured.images)
+    part = f"{count} of its {evaluation.KODAK_IMAGES}" if on_kodak and count != evaluation.KODAK_IMAGES else str(count)
+    title = f"{dataset}, mean over {part} images"
     _write_plots(output, title, curves, others, on_kodak, list(stand_ins.values()))
     ours, anchors = curves[0], curves[1:]
     rates = evaluation.bd_rates(ours, anchors, evaluation.published_curves() if on_kodak else ())
@@ -132,23 +139,6 @@ def _print_tables(ours: Any, title: str, rates: dict[str, Any], output: Path) ->
     console.print(f"results, tables and plots: {output}", soft_wrap=True, highlight=False)
 
 
-def _qualities(cfg: DictConfig) -> list[float] | None:
-    if cfg.qualities is None:
-        return None
-    qualities = numbers("qualities", cfg.qualities)
-    if not qualities:
-        raise ConfigError("qualities=[] leaves nothing to evaluate: qualities=null is every level")
-    return qualities
-
-
-def _effort(cfg: DictConfig) -> int:
-    from agvae.codec.effort import STEPS
-
-    if cfg.effort not in range(len(STEPS)):
-        raise ConfigError(f"effort must be 0 to {len(STEPS) - 1}, not {cfg.effort}")
-    return cfg.effort
-
-
 def _as_list(value: Any) -> list:
     """A list from the configuration; a value on its own, as in codecs=jpeg, is a list of one."""
     return [value] if isinstance(value, str) else list(value or [])
@@ -160,9 +150,18 @@ def train(cfg: DictConfig) -> Any:
     `cfg` is conf/train.yaml. Raises ConfigError for a choice that cannot work, DataError for images that cannot
     be used, and SystemExit when a signal stopped the run, whose last step is then on disk all the same.
     """
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    if config["ckpt_path"] is not None:
+        from agvae.training import resume
+
+        config = resume.continued(config)
+    configuration.checked(configuration.Training, config)
+    extensions.trust_all(config)
+
     from lightning import seed_everything
 
     from agvae.data import ImageDataModule
+    from agvae.models.requirements import check_exportable
     from agvae.threads import use_threads
     from agvae.training import directories, launch, messages, resume
     from agvae.training.environment import environment
@@ -170,7 +169,6 @@ def train(cfg: DictConfig) -> Any:
     from agvae.training.trainer import build_trainer
 
     launch.quiet()
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     use_threads(config["threads"])
     run_dir = directories.made(config["run_dir"])
     _check(config)
@@ -185,6 +183,10 @@ def train(cfg: DictConfig) -> Any:
     module = AGVAEModule(
         **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
     )
+    try:
+        check_exportable(module.model)
+    except ValueError as error:
+        raise ConfigError(f"this model could not be exported: {error}") from error
     if config["init_from"] is not None and not checkpoint:
         resume.initialise(module.model, str(config["init_from"]))
 
@@ -220,7 +222,5 @@ def _check(config: dict[str, Any]) -> None:
                 f"loss=msssim compares pictures at five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} "
                 f"pixels, and data.{key}={side}: set data.{key}=192 or more"
             )
-    if type(config["seed"]) is not int or config["seed"] < 0:
-        raise ConfigError(f"seed={config['seed']} is not a whole number from 0 on")
     trainer = config["trainer"]
     launch.check_sharding(trainer["strategy"], trainer["precision"], config["ema"]["decay"], config["compile"])

@@ -1,12 +1,10 @@
 """Errors that a user can put right, and how they end a command: one line on standard error, no traceback."""
 
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -49,58 +47,40 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
+def leave_quietly_on_ctrl_c() -> None:
+    """Let Ctrl-C end this process without a traceback, while it still imports packages too."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
     """Call `function`; its `ConfigError` ends the process with status 2, its `DataError` and an OSError that names a
     file with 1, in one line."""
     try:
         return function(*args)
     except ConfigError as error:
-        _end(error, 2)
+        end(error, 2)
     except DataError as error:
-        _end(error, 1)
+        end(error, 1)
     except OSError as error:
-        _end_if_named(error)
+        end_if_named(error)
         raise
 
 
-def _end(reason: object, status: int) -> None:
+def end(reason: object, status: int) -> NoReturn:
+    """Print an error on standard error, in one line, and leave with this exit status."""
     print(f"error: {reason}", file=sys.stderr)
     sys.exit(status)
 
 
-def _end_if_named(error: OSError) -> None:
+def end_if_named(error: OSError) -> None:
     """One without a file's name is a fault of the program rather than of a path that the user can change."""
     if error.filename:
-        _end(f"{error.filename}: {error.strerror}", 1)
-
-
-def run_hydra(main: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; an override that does not fit the configuration ends it with status 2, in one line, and
-    a failed run of several with status 1.
-
-    A ~ at the start of a value is the home directory (`with_home`)."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    sys.argv[1:] = map(with_home, sys.argv[1:])
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over several lines
-    try:
-        main()
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
-        _end(" ".join(line for line in lines if line), 2)
-    except JobError as error:
-        _end(error, 1)
-    except OSError as error:
-        _end_if_named(error)
-        raise
-
-
-def with_home(override: str) -> str:
-    """An override with the home directory in the place of a ~ at the start of its value, as in data.root=~/photos.
-
-    Shells leave it there after a key with a dot, and Hydra's grammar does not take it."""
-    return re.sub(r"(?<==)~(?=/|$)", lambda _: str(Path.home()), override, count=1)
+        end(f"{error.filename}: {error.strerror}", 1)
 
 
 def numbers(key: str, value: Any) -> list[float]:

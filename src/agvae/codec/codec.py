@@ -32,7 +32,7 @@ from agvae.entropy.coder import CodingError
 from agvae.errors import ConfigError
 from agvae.images import MAX_PIXELS, Picture, as_picture
 from agvae.models.agvae import AGVAE
-from agvae.models.exact import is_exact
+from agvae.models.fixed_point import is_exact
 from agvae.quality import quality_from_fixed, quality_to_fixed
 from agvae.shipped import DEFAULT_MODEL
 from agvae.strides import STRIDE_Z

@@ -20,7 +20,8 @@ from agvae import shipped
 from agvae.entropy.tables import Tables, build_tables
 from agvae.files import write_atomically
 from agvae.models import AGVAE
-from agvae.models.exact import InexactError, exact
+from agvae.models.exact import exact
+from agvae.models.fixed_point import InexactError
 
 FORMAT = 1
 

@@ -10,6 +10,9 @@ from agvae.codec.tiling import Tile, run_in_tiles, tile_side, tiles
 from agvae.models.agvae import AGVAE
 from agvae.strides import STRIDE_Y, STRIDE_Z
 
+SMALL = 32 * 32
+"""Latents of a picture of 512², which is never worth dividing."""
+
 Progress = Callable[[float], None]
 """Is called with the share done."""
 
@@ -36,8 +39,8 @@ def analyze(model: AGVAE, pixels: np.ndarray, device: torch.device, progress: Pr
     def write(tile: Tile, part: Tensor) -> None:
         y[:, :, tile.top : tile.bottom, tile.left : tile.right] = part
 
-    halo = model.reach.g_a
-    run_in_tiles(model.g_a, read, write, tiles(height, width, _side(model, halo, device), halo), 1, progress)
+    layout = _layout(model, "g_a", height, width, device)
+    run_in_tiles(model.g_a, read, write, layout, 1, progress)
     return y
 
 
@@ -56,11 +59,14 @@ def synthesize(
         target = pixels[tile.top * STRIDE_Y :, tile.left * STRIDE_Y :][: part.shape[0], : part.shape[1]]
         target[:] = part[: target.shape[0], : target.shape[1]]
 
-    halo = model.reach.g_s
-    layout = tiles(y_hat.shape[2], y_hat.shape[3], _side(model, halo, y_hat.device), halo)
+    layout = _layout(model, "g_s", y_hat.shape[2], y_hat.shape[3], y_hat.device)
     run_in_tiles(lambda y: model.synthesize(y, quality), read, write, layout, STRIDE_Y, progress)
     return pixels
 
 
-def _side(model: AGVAE, halo: int, device: torch.device) -> int:
-    return tile_side(model.bytes_per_pixel * STRIDE_Y**2, halo, device)
+def _layout(model: AGVAE, network: str, height: int, width: int, device: torch.device) -> list[Tile]:
+    """Tiles for a latent of height × width; a small one is a tile of its own, before the network is measured."""
+    if height * width <= SMALL:
+        return tiles(height, width, max(height, width), 0)
+    halo = getattr(model.reach, network)
+    return tiles(height, width, tile_side(model.bytes_per_pixel * STRIDE_Y**2, halo, device), halo)

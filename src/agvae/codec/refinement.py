@@ -54,8 +54,8 @@ _EDGE = 1e-6
 _MEMORY = 4 * CPU_WORKSPACE
 """Bytes that the tensors of one tile may take on a CPU: a backward pass needs all that went before."""
 
-_PER_PIXEL = 16
-"""Times `AGVAE.bytes_per_pixel` that forward and backward pass of g_s and the context take: 13 and 15 as measured."""
+_PER_PIXEL = 18
+"""Times `AGVAE.bytes_per_pixel` that forward and backward pass of g_s and the context take: 17 as measured."""
 
 Saved = Callable[[float, float], None]
 """Is called with the share done and the bits saved so far, at equal distortion as λ weighs it."""

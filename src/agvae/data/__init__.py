@@ -1,6 +1,6 @@
 """Images from disk to batches."""
 
-from agvae.data.config import DataConfig
+from agvae.configuration.data import DataConfig
 from agvae.data.datamodule import ImageDataModule
 from agvae.data.datasets import Batch
 from agvae.data.layouts import evaluation_images, list_images

@@ -16,8 +16,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, DistributedSampler
 
+from agvae.configuration.data import DataConfig
 from agvae.data.cache import DiskImages
-from agvae.data.config import DataConfig
 from agvae.data.datasets import (
     Batch,
     DeviceImages,

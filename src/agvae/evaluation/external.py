@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from agvae import extensions
 from agvae.errors import ConfigError, DataError
 from agvae.evaluation.classical import CLASSICAL_CODECS, ClassicalCodec, MissingCodecError
 from agvae.evaluation.ycbcr import rgb_to_ycbcr, subsample, upsample, ycbcr_to_rgb
@@ -249,15 +250,25 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
 
     `programs` is `programs` of conf/evaluate.yaml: paths of external programs, for those that are not on PATH.
     Raises MissingCodecError for a codec whose package or program is not there, and ConfigError for an unknown
-    name or a path that leads nowhere.
+    name or a path that leads nowhere. `name` may also be the import path of a class of the user's own, or its entry
+    point's name.
     """
     if name in _EXTERNAL_CODECS:
         return _EXTERNAL_CODECS[name](programs)
-    if name not in CLASSICAL_CODECS:
-        raise ConfigError(f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)}")
-    codec = CLASSICAL_CODECS[name]
-    codec.require()
-    return codec
+    if name in CLASSICAL_CODECS:
+        CLASSICAL_CODECS[name].require()
+        return CLASSICAL_CODECS[name]
+    own = extensions.IMPORT_PATH.fullmatch(name)
+    if not own and name not in extensions.names("codec"):
+        raise ConfigError(
+            f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)}, or package.module:name of your own"
+        )
+    try:
+        if own:
+            extensions.trust(name.partition(":")[0])
+        return extensions.find("codec", name, {})()
+    except ValueError as error:
+        raise ConfigError(f"codecs: {error}") from error
 
 
 def available_codecs(

@@ -7,14 +7,17 @@ x ─► g_a ─► y ─►×m(q)─► ȳ ─┬─► round(ȳ−μ) ─► s
 """
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from agvae import extensions
 from agvae.entropy.densities import ASYMMETRIC_FORMS, LIKELIHOOD_MIN, likelihood, lower_bound, scale_min
 from agvae.entropy.factorized import FactorizedPrior
+from agvae.models import measure
 from agvae.models.coding_order import Cell, Features, WholeFeatures
 from agvae.models.context import CONTEXTS, CodingContext
 from agvae.models.gain import GainUnit
@@ -111,14 +114,15 @@ class AGVAE(nn.Module):
         self.quantizer = _choice(quantizer["name"], "quantizer", QUANTIZERS)
 
         parts, context_parts = dict(transforms), dict(context)
-        build = TRANSFORMS[_choice(parts.pop("name"), "transforms", TRANSFORMS)]
-        context_class = CONTEXTS[_choice(context_parts.pop("name"), "context", CONTEXTS)]
-        _check_widths("transforms", parts)
-        _check_widths("context", context_parts)
+        build = extensions.find("transforms", parts.pop("name"), TRANSFORMS)
+        context_class = extensions.find("context", context_parts.pop("name"), CONTEXTS)
+        if transforms["name"] in TRANSFORMS:
+            _check_widths("transforms", parts)
+        if context["name"] in CONTEXTS:
+            _check_widths("context", context_parts)
         self.context: CodingContext = context_class(parts["M"], 2 if self.symmetric else 3, **context_parts)
         built = build(**parts, hyper_channels=self.context.hyper_channels)
-        self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = built[:6]
-        self.reach, self.bytes_per_pixel = built.reach, built.bytes_per_pixel
+        self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = built
         self.prior = FactorizedPrior(self.N)
         self.gain = GainUnit(self.M, self.levels) if gain["name"] != "none" else None
         # Past the last level the gains of z stay: h_a then sees a larger ȳ, and h_s must say so.
@@ -135,6 +139,23 @@ class AGVAE(nn.Module):
 
     stride = STRIDE_Z
     """Height and width of a picture must be multiples of this."""
+
+    @functools.cached_property
+    def reach(self) -> measure.Reach:
+        """How far its networks see; tiles need halos of this width. Raises UnboundedError, as `measure.reach_of`."""
+        parts = dict(self.config["transforms"])
+        if parts.pop("name") not in TRANSFORMS:
+            return measure.reach_of(self.g_a, self.g_s, self.h_s, self.M, self.N)
+        # Of the package's own the width makes no difference, and a narrow one is measured in no time.
+        narrow = {key: 8 if key in ("N", "M", "H") else value for key, value in parts.items()}
+        with torch.random.fork_rng(devices=[]):
+            networks = TRANSFORMS[self.config["transforms"]["name"]](**narrow, hyper_channels=8)
+        return measure.reach_of(networks.g_a, networks.g_s, networks.h_s, 8, 8)
+
+    @functools.cached_property
+    def bytes_per_pixel(self) -> float:
+        """The memory that g_a or g_s takes in inference: see `measure.bytes_per_pixel`."""
+        return measure.bytes_per_pixel(self.g_a, self.g_s, self.M)
 
     @property
     def last_quality(self) -> int:

@@ -23,70 +23,12 @@ from torch import Tensor, nn
 
 from agvae.models.agvae import AGVAE
 from agvae.models.coding_order import CHUNK
-from agvae.models.context import CellNetwork, CodingContext, Dense, SpatialContext
+from agvae.models.context import CellNetwork, CodingContext, ContextModel, Dense, SpatialContext
+from agvae.models.exact_layers import ExactDepthwise, ExactHardtanh, ExactSlope, ExactTable, table_of
+from agvae.models.fixed_point import LIMIT, ONE, InexactError, exp, finish_, round_weights, to_units
 from agvae.models.gain import GainUnit, interpolate
 from agvae.models.kernels.exact import FewerProducts
-
-ONE = 2.0**12
-"""Units in 1."""
-
-LIMIT = 2.0**23
-"""Most units that a value can have; larger ones are clamped."""
-
-WEIGHT_BITS = (10, 24)
-"""Fewest and most fractional bits of a weight: the most is float32's own precision, fewer than the least cost rate."""
-
-_EXACT = 2.0**53
-
-
-class InexactError(ValueError):
-    """A layer's weights are so large that its sums could not be exact; the message names the layer."""
-
-
-def is_exact(device: str | torch.device) -> bool:
-    """Whether matrix products in float64 on `device` add whole numbers as IEEE 754 says, sums just under 2^53 included.
-
-    A library may be told to emulate float64 by something faster, which need not."""
-    generator = np.random.default_rng(0)
-    a, b = (generator.integers(-(2**22), 2**22, shape) for shape in ((67, 500), (500, 61)))
-    bias = generator.integers(-(2**50), 2**50, 61)
-    on_device = (torch.from_numpy(x).double().to(device) for x in (bias, a, b))
-    return np.array_equal(torch.addmm(*on_device).cpu().numpy(), (bias + a @ b).astype(np.float64))
-
-
-def to_units(x: Tensor) -> Tensor:
-    """x as the nearest whole number of units, clamped, in float64."""
-    return x.double().mul(ONE).round_().clamp_(-LIMIT, LIMIT)
-
-
-def finish_(sums: Tensor, slope: float) -> Tensor:
-    """LeakyReLU of `slope`, rounding to whole units and clamping, in place."""
-    if slope != 1:
-        F.leaky_relu_(sums, slope)
-    return sums.round_().clamp_(-LIMIT, LIMIT)
-
-
-def round_weights(name: str, weight: Tensor, bias: Tensor | None, given: float = 0.0) -> tuple[Tensor, Tensor]:
-    """weight (…, inputs, outputs) and bias (outputs,), in units, of a layer in fixed point, both float64.
-
-    They are multiples of 2^−s, s ≤ 24 the largest with
-
-        Σ |w| · LIMIT + |b| + given < 2^53 · 2^−s
-
-    for each output, `given` being the largest magnitude, in units, of what else is added to the sum. Raises
-    InexactError, with `name`, where s would be below 10."""
-    fewest, most = WEIGHT_BITS
-    bias = weight.new_zeros(weight.shape[-1]) if bias is None else bias
-    weight, bias = weight.double(), bias.double() * ONE
-    for bits in range(most, fewest - 1, -1):
-        # All three terms are whole numbers here, and sums of such below 2^53 exact: s is the same on every machine.
-        rounded, added = (weight * 2.0**bits).round(), (bias * 2.0**bits).round()
-        largest = rounded.abs().flatten(0, -2).sum(0) * LIMIT + added.abs() + given * 2.0**bits
-        if largest.max() < _EXACT:
-            return rounded * 2.0**-bits, added * 2.0**-bits
-    raise InexactError(
-        f"{name}: its weights are too large for exact sums (2^{largest.max().log2().item():.1f} of 2^53 units)"
-    )
+from agvae.models.transforms import TRANSFORMS
 
 
 class ToUnits(nn.Module):
@@ -115,16 +57,6 @@ class ExactConv(nn.Module):
         super().__init__()
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
         self.kernel, self.stride, self.slope = conv.kernel_size[0], conv.stride[0], slope
-        supported = (
-            conv.kernel_size == (self.kernel, self.kernel)
-            and conv.padding == (self.kernel // 2, self.kernel // 2)
-            and conv.stride == (self.stride, self.stride)
-            and conv.groups == 1
-            and conv.dilation == (1, 1)
-            and self.stride in ((1, 2) if self.transposed else (1,))
-        )
-        if not supported:
-            raise TypeError(f"no exact form of {conv}")
         # (taps, inputs, outputs)
         weight = conv.weight.permute(2, 3, 0, 1) if self.transposed else conv.weight.permute(2, 3, 1, 0)
         weight, bias = round_weights(name, weight.flatten(0, 1), conv.bias)
@@ -239,32 +171,26 @@ class ExactGain(nn.Module):
         logs = self.unit.log_inverse.double().cpu()
         quality = torch.as_tensor(quality, dtype=torch.float64).cpu().clamp(max=self.levels - 1)
         logs = interpolate(logs, quality, lambda lower, upper, share: lower + share * (upper - lower))
-        inverse = torch.from_numpy(_exp(logs.numpy())).mul_(ONE).round_().clamp_(-LIMIT, LIMIT) / ONE
+        inverse = torch.from_numpy(exp(logs.numpy())).mul_(ONE).round_().clamp_(-LIMIT, LIMIT) / ONE
         return inverse.to(self.unit.log_inverse.device)
-
-
-def _exp(x: np.ndarray) -> np.ndarray:
-    """e^x to some 15 digits by multiplications and additions alone: libraries' own differ in the last bit."""
-    powers = np.floor(x * 1.4426950408889634 + 0.5)
-    rest = x - powers * 0.6931471805599453
-    series = np.ones_like(rest)
-    for n in range(14, 0, -1):
-        series = 1.0 + series * rest / n
-    return np.ldexp(series, powers.astype(np.int64))
 
 
 def exact(model: AGVAE) -> AGVAE:
     """A copy of a trained model whose evaluation pass, parse included, is the same on every machine but for pixels.
 
     Only g_a, h_a and g_s stay in floating point: they decide which symbols are sent and how pixels look, never how
-    a stream is read. Raises InexactError, with the layer's name, if the weights of one are too large."""
+    a stream is read. Raises InexactError, with the layer's name, if one has no exact form or weights too large."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    if model.config["transforms"]["name"] not in TRANSFORMS:
+        model.reach  # noqa: B018, kept from here on: it cannot be measured on tables
     layers = _convert("h_s", model.h_s)
     if isinstance(model.context, SpatialContext):
         layers.append(ExactConv("context.from_hyper", _as_convolution(model.context.from_hyper)))
         model.context = ExactContext(model.context)
-    else:
+    elif type(model.context) is ContextModel:
         layers.append(FromUnits())
+    else:
+        raise InexactError(f"context {type(model.context).__name__} has no exact form: derive it from SpatialContext")
     model.h_s = nn.Sequential(ToUnits(), *layers)
     model.prior.quantiles.data = to_units(model.prior.quantiles).div_(ONE).float()
     if model.hyper_gain is not None:
@@ -272,23 +198,64 @@ def exact(model: AGVAE) -> AGVAE:
     return model
 
 
-def _convert(name: str, module: nn.Sequential) -> list[nn.Module]:
-    """Exact layers for those of a Sequential, each LeakyReLU joined to the convolution before it."""
+POSSIBLE = (
+    "h_s may be made of Sequential, PixelShuffle, Identity, LeakyReLU, ReLU, GELU, SiLU, Hardtanh, Conv2d of stride 1 "
+    "and ConvTranspose2d of stride 1 or 2, with square kernels of odd size, padding of half of it, and groups=1, or "
+    "for a Conv2d groups=channels"
+)
+"""The layers that have an exact form, as the end of an error."""
+
+
+def _convert(name: str, module: nn.Module) -> list[nn.Module]:
+    """Exact layers for those of h_s, each LeakyReLU or ReLU joined to the convolution before it.
+
+    Raises InexactError for a layer that has no exact form."""
     layers: list[nn.Module] = []
+    if not isinstance(module, nn.Sequential):
+        raise InexactError(f"{name} must be a Sequential, not {type(module).__name__}: {POSSIBLE}")
     for index, layer in enumerate(module):
         path = f"{name}.{index}"
         if isinstance(layer, nn.Sequential):
             layers += _convert(path, layer)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layers.append(ExactConv(path, layer))
-        elif isinstance(layer, nn.LeakyReLU):
+            layers.append(_exact_convolution(path, layer))
+        elif isinstance(layer, nn.LeakyReLU | nn.ReLU):
+            slope = getattr(layer, "negative_slope", 0.0)
             # Between the two there may be a pixel shuffle, which changes no value.
-            next(found for found in reversed(layers) if isinstance(found, ExactConv)).slope = layer.negative_slope
+            before = next((found for found in reversed(layers) if not isinstance(found, nn.PixelShuffle)), None)
+            if isinstance(before, ExactConv | ExactDepthwise) and before.slope == 1:
+                before.slope = slope
+            else:
+                layers.append(ExactSlope(slope))
+        elif isinstance(layer, nn.GELU | nn.SiLU):
+            layers.append(ExactTable(table_of(layer)))
+        elif isinstance(layer, nn.Hardtanh):
+            layers.append(ExactHardtanh(layer))
         elif isinstance(layer, nn.PixelShuffle):
             layers.append(layer)
-        else:
-            raise TypeError(f"no exact form of {layer}")
+        elif not isinstance(layer, nn.Identity):
+            raise InexactError(f"{path} has no exact form, {layer}: {POSSIBLE}")
     return layers
+
+
+def _exact_convolution(path: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> ExactConv | ExactDepthwise:
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    depthwise = not transposed and conv.groups == conv.in_channels == conv.out_channels
+    supported = (
+        conv.kernel_size == (kernel, kernel)
+        and kernel % 2 == 1
+        and conv.padding == (kernel // 2, kernel // 2)
+        and conv.stride == (stride, stride)
+        and conv.dilation == (1, 1)
+        and (conv.groups == 1 or depthwise)
+        and conv.padding_mode == "zeros"
+        and conv.output_padding == (stride - 1, stride - 1)
+        and stride in ((1, 2) if transposed else (1,))
+    )
+    if not supported:
+        raise InexactError(f"{path} has no exact form, {conv}: {POSSIBLE}")
+    return ExactDepthwise(path, conv) if depthwise and conv.groups > 1 else ExactConv(path, conv)
 
 
 def _as_convolution(linear: nn.Linear) -> nn.Conv2d:

@@ -1,7 +1,8 @@
 """Analysis and synthesis transforms: g_a, g_s between picture and latent y, h_a, h_s between y and z.
 
-A transforms function takes its widths and the channels that h_s must give, and returns a `Transforms`. To add
-one, write such a function, enter it in TRANSFORMS and give it a file in conf/model/transforms/.
+A transforms function takes its widths and the channels that h_s must give, and returns a `Transforms`. To add one
+here, write such a function, enter it in TRANSFORMS and give it a file in conf/model/transforms/. One of your own can
+also stay in your package: docs/extending.md.
 Every layer reads a bounded neighbourhood, so that a picture can be transformed in tiles.
 """
 
@@ -25,22 +26,12 @@ from agvae.models.layers import (
 )
 
 
-class Reach(NamedTuple):
-    """How far an element of a network's output sees past its own cell of the coarser side, on each side of it.
-
-    g_a, g_s: in latents (16 pixels); h_s: in hyper-latents (64 pixels). Tiles need halos of this width."""
-
-    g_a: int
-    g_s: int
-    h_s: int
-
-
 class Transforms(NamedTuple):
     """The four networks of a hyperprior model and the channels between them.
 
     g_a: (B, 3, H, W) → (B, M, H/16, W/16); g_s back. h_a: (B, M, H/16, W/16) → (B, N, H/64, W/64);
-    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16). bytes_per_pixel: what the tensors that live at
-    once in g_a or g_s take in inference on a CPU, rounded up, for the choice of tiles."""
+    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16), of layers that have an exact form
+    (`agvae.models.exact`)."""
 
     g_a: nn.Module
     g_s: nn.Module
@@ -48,8 +39,6 @@ class Transforms(NamedTuple):
     h_s: nn.Module
     N: int
     M: int
-    reach: Reach
-    bytes_per_pixel: float
 
 
 def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
@@ -79,8 +68,6 @@ def minnen2018(N: int, M: int, hyper_channels: int) -> Transforms:
         ),
         N=N,
         M=M,
-        reach=Reach(2, 2, 2),
-        bytes_per_pixel=1.5 * N,
     )  # fmt: skip
 
 
@@ -103,8 +90,6 @@ def residual(N: int, M: int, hyper_channels: int) -> Transforms:
         h_s=_hyper_synthesis(N, M, hyper_channels),
         N=N,
         M=M,
-        reach=Reach(7, 11, 4),
-        bytes_per_pixel=4 * N,
     )  # fmt: skip
 
 
@@ -151,8 +136,6 @@ def depthwise(N: int, M: int, hyper_channels: int, blocks: int, H: int | None = 
         h_s=_hyper_synthesis(N, M, hyper_channels, H),
         N=N,
         M=M,
-        reach=Reach(2 + -(-blocks // 2), 2 + -(-blocks // 2), 4),
-        bytes_per_pixel=N / 3 + 32,
     )
 
 

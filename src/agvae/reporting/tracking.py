@@ -296,7 +296,8 @@ def _is_cropped(trainer: Trainer) -> bool:
 def _title(trainer: Trainer) -> str:
     config, count = trainer.datamodule.config, sum(trainer.num_val_batches)
     name = "Kodak" if _has_kodak(trainer) else config.val_root.name if config.val_root else data_name(config)
-    return f"Validation, {name}, mean over {count} image{'s' * (count > 1)}, rate as estimated"
+    crops = "centre crops" if config.val_crop is not None else "whole pictures"
+    return f"Validation, {name}, mean over {count} image{'s' * (count > 1)}, {crops}, rate as estimated"
 
 
 def _centre(images: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Rate + λ·distortion, with one λ per level of the model (AG-VAE §3.3, equation 7)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from agvae import extensions
 from agvae.errors import ConfigError, numbers
 from agvae.metrics import ms_ssim_of_batch
 
@@ -25,6 +26,21 @@ DISTORTIONS = {"mse": mse, "msssim": ms_ssim_distortion}
 
 FORMULAS = {"mse": "MSE on [0, 255]", "msssim": "1000·(1 − MS-SSIM)"}
 """`loss.name` -> its distortion as a formula, which model files keep."""
+
+
+def distortion(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distortion that `loss.name` means: (x_hat, x), (B, 3, H, W) in [0, 1] twice -> (B,).
+
+    Raises ConfigError for a name that means nothing."""
+    try:
+        return extensions.find("loss", name, DISTORTIONS)
+    except ValueError as error:
+        raise ConfigError(f"loss.name: {error}") from error
+
+
+def formula(name: str) -> str:
+    """The distortion that `loss.name` means as a formula: for one of the user's own, its name."""
+    return FORMULAS.get(name, name)
 
 
 def lambda_ladder(ladder: Sequence[float], levels: int) -> list[float]:
@@ -95,4 +111,4 @@ def resolved(loss: dict, levels: int) -> dict:
     lambdas, trained = level_lambdas(loss, levels), trained_levels(loss, levels)
     weights = dict(zip(trained, level_weights([lambdas[s] for s in trained], loss["level_weight_power"]), strict=True))
     level_weight = [weights.get(level, 0.0) for level in range(levels)]
-    return {**loss, "lambdas": lambdas, "level_weights": level_weight, "distortion": FORMULAS[loss["name"]]}
+    return {**loss, "lambdas": lambdas, "level_weights": level_weight, "distortion": formula(loss["name"])}

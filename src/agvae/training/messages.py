@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from agvae.data import ImageDataModule
-from agvae.training.directories import CHECKPOINTS, best_checkpoint
+from agvae.training.directories import CHECKPOINTS, LAST, best_checkpoint
 from agvae.training.module import AGVAEModule
 
 
@@ -36,6 +35,7 @@ def opening(
     yield f"data:       {len(data.patches or ())} images to train on, {len(data.pictures or ())} to validate on"
     yield f"batch:      {_batch(trainer, config['data']['batch_size'])}"
     yield f"rate:       {config['optimizer']['lr']:g}, {config['scheduler']['name']}, on any number of devices"
+    yield from _too_long(config["scheduler"], trainer.max_steps)
     yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
 
 
@@ -52,7 +52,18 @@ def closing(run_dir: Path, trainer: Trainer) -> Iterator[str]:
     yield f"go on with: python evaluate.py checkpoint={best}"
     yield f"            agvae export {best} model.safetensors"
     if trainer.global_step != trainer.max_steps:
-        yield f"            {_resume_command(folder / 'last.ckpt')}"
+        yield f"            {shlex.join(['python', 'train.py', f'ckpt_path={run_dir / LAST}'])}"
+
+
+def _too_long(scheduler: dict[str, Any], steps: int) -> Iterator[str]:
+    """Lines about a warm-up or a decay that does not fit into a run of so many steps."""
+    for key, consequence in (
+        ("warmup_steps", "the learning rate does not reach its full height"),
+        ("total_steps", "the learning rate does not come down to its end"),
+    ):
+        value = scheduler.get(key)
+        if value is not None and 0 < steps < value:
+            yield f"note:       scheduler.{key}={value} is longer than the run of {steps} steps: {consequence}"
 
 
 def _model_name(config: dict[str, Any]) -> str:
@@ -69,9 +80,3 @@ def _batch(trainer: Trainer, batch_size: int) -> str:
     step = batch_size * trainer.world_size * trainer.accumulate_grad_batches
     whole = f", {step * trainer.max_steps:,} in {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
     return f"{step} patches a step ({', '.join(parts)}){whole}"
-
-
-def _resume_command(last: Path) -> str:
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    kept = [override for override in given if not override.startswith("ckpt_path=")]
-    return shlex.join(["python", "train.py", *kept, f"ckpt_path={last}"])

@@ -20,16 +20,14 @@ from agvae.quality import check_quality, half_levels
 from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
-    DISTORTIONS,
+    distortion,
     ms_ssim_distortion,
     mse,
     resolved,
     trained_levels,
 )
-from agvae.training.optimization import build_optimizer, build_scheduler, check
+from agvae.training.optimization import build_optimizer, build_scheduler
 from agvae.training.rd_curve import RDCurve
-
-LEVEL_SAMPLINGS = ("stratified", "sample", "batch")
 
 
 class AGVAEModule(LightningModule):
@@ -54,18 +52,13 @@ class AGVAEModule(LightningModule):
             self.model = AGVAE.from_config(model)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        if loss["level_sampling"] not in LEVEL_SAMPLINGS:
-            raise ConfigError(f"loss.level_sampling={loss['level_sampling']} is none of {', '.join(LEVEL_SAMPLINGS)}")
-        if type(loss["level_weight_power"]) not in (int, float):
-            raise ConfigError(f"loss.level_weight_power={loss['level_weight_power']} is not a number")
-        check(optimizer, scheduler)
         levels = self.model.levels
         loss = resolved(loss, levels)
         self.levels = trained_levels(loss, levels)
         self.lambdas: list[float] = loss["lambdas"]
         self.model.initialise_gains(self.lambdas)
         self.memory_format = torch.contiguous_format
-        self.distortion = DISTORTIONS[loss["name"]]
+        self.distortion = distortion(loss["name"])
         self.register_buffer("level_lambda", torch.tensor(self.lambdas), persistent=False)
         self.register_buffer("level_weight", torch.tensor(loss["level_weights"]), persistent=False)
         self.register_buffer("trained_levels", torch.tensor(self.levels), persistent=False)

@@ -13,42 +13,6 @@ from agvae.errors import ConfigError
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def _number(value: Any, low: float = 0, high: float = math.inf) -> bool:
-    return type(value) in (int, float) and low <= value <= high
-
-
-def _whole(value: Any, low: int = 0) -> bool:
-    return type(value) is int and value >= low
-
-
-def _numbers(value: Any, high: float) -> bool:
-    return isinstance(value, list | tuple) and all(_number(item, high=high) for item in value)
-
-
-_FROM_0, _SHARE = (_number, "a number from 0 on"), (lambda value: _number(value, high=1), "a number from 0 to 1")
-_MEANT: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": _FROM_0,
-    "quantile_lr": _FROM_0,
-    "weight_decay": _FROM_0,
-    "betas": (lambda value: _numbers(value, 1) and len(value) == 2 and max(value) < 1, "two numbers from 0 to below 1"),
-    "warmup_steps": (_whole, "a whole number from 0 on"),
-    "patience": (_whole, "a whole number from 0 on"),
-    "total_steps": (lambda value: value is None or _whole(value, 1), "null or a whole number above 0"),
-    "milestones": (lambda value: _numbers(value, 1), "a list of shares from 0 to 1"),
-    "factor": (lambda value: _number(value, high=1) and 0 < value < 1, "a number between 0 and 1"),
-    "decay_share": _SHARE,
-    "final_factor": _SHARE,
-}
-
-
-def check(optimizer: dict[str, Any], scheduler: dict[str, Any]) -> None:
-    """Raise ConfigError for a value of conf/optimizer or conf/scheduler that cannot be meant."""
-    for group, config in (("optimizer", optimizer), ("scheduler", scheduler)):
-        for key, (good, words) in _MEANT.items():
-            if key in config and not good(config[key]):
-                raise ConfigError(f"{group}.{key}={config[key]} is not {words}")
-
-
 def build_optimizer(
     config: dict[str, Any], network: list[nn.Parameter], quantiles: list[nn.Parameter], fused: bool
 ) -> torch.optim.Optimizer:

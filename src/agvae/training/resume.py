@@ -1,15 +1,22 @@
 """Start from an earlier run: go on after its checkpoint, or begin with its weights."""
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from agvae.codec import model_file
 from agvae.errors import ConfigError
 from agvae.facts import flat
 from agvae.models import AGVAE
-from agvae.training.directories import LAST
+from agvae.training.directories import CONFIG, LAST
 
 
 def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -30,11 +37,70 @@ def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, 
     return path, content
 
 
+def continued(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a run that a command resumes: that which it saved, under the options that are given now.
+
+    A program that calls `agvae.engine.train` gives a whole configuration, which stays as it is."""
+    if config["ckpt_path"] is None or not HydraConfig.initialized():
+        return config
+    ckpt_path = config["ckpt_path"]
+    run = Path(config["run_dir"]) if ckpt_path == "last" else Path(ckpt_path).parents[1]
+    try:
+        saved: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+    except (OSError, YAMLError):
+        return config  # of an earlier version, or a checkpoint that was moved
+    saved.pop("environment", None)
+    defaults: Any = OmegaConf.to_container(compose("train", [f"run_dir='{config['run_dir']}'"]), resolve=True)
+    return laid_over(saved, config, defaults, HydraConfig.get().overrides.task)
+
+
+def laid_over(
+    saved: dict[str, Any], config: dict[str, Any], defaults: dict[str, Any], given: Sequence[str]
+) -> dict[str, Any]:
+    """A saved configuration with what a command's options, `given`, say in its place.
+
+    `config` is composed of the defaults and these options. They say the keys that they name, all keys of a group whose
+    option they choose, and the keys in which `config` differs from `defaults`, as after experiment=NAME."""
+    parsed = OverridesParser.create().parse_overrides([*given])
+    named = {override.key_or_group.replace("/", ".") for override in parsed}
+    groups = {override.key_or_group.replace("/", ".") for override in parsed if "." not in override.key_or_group}
+    before, now = flat(defaults), flat(config)
+    result = copy.deepcopy(saved)
+    for key, value in now.items():
+        parents = {key[:end] for end, letter in enumerate(key) if letter == "."}
+        if not ({key, *parents} & named or key not in before or before[key] != value):
+            continue
+        section, _, last = key.rpartition(".")
+        replaced = next(iter(parents & groups), section if last == "name" and _value(result, key) != value else None)
+        if replaced:  # another choice has other keys
+            _put(result, replaced, copy.deepcopy(_value(config, replaced)))
+        else:
+            _put(result, key, value)
+    return result | {"ckpt_path": config["ckpt_path"], "run_dir": config["run_dir"]}
+
+
+def _value(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def _put(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        if not isinstance(config.get(part), dict):
+            config[part] = {}
+        config = config[part]
+    config[last] = value
+
+
 def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps: int) -> None:
     """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take."""
     different = differences(checkpoint["hyper_parameters"]["model"], model)
     if different:
-        raise ConfigError(f"the checkpoint's model has {' '.join(different)}: resume with the options it began with")
+        raise ConfigError(
+            f"a resumed run must keep {' '.join(different)}: leave these options out, or begin anew without ckpt_path"
+        )
     if 0 <= max_steps <= checkpoint["global_step"]:
         raise ConfigError(
             f"the checkpoint is of step {checkpoint['global_step']}, and trainer.max_steps={max_steps}: set it higher"

@@ -14,6 +14,7 @@ from agvae.training import acceleration, launch
 from agvae.training.callbacks import EMA, Compile
 from agvae.training.checkpoints import AtomicCheckpointIO
 from agvae.training.loggers import never_fails
+from agvae.training.pace import Pace
 
 
 def build_trainer(config: dict[str, Any], run_dir: Path, checkpoint: dict[str, Any]) -> Trainer:
@@ -38,7 +39,7 @@ def build_trainer(config: dict[str, Any], run_dir: Path, checkpoint: dict[str, A
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-    config["trainer"] = options
+    config["trainer"] = {**options, "val_check_interval": interval}  # a resumed run may be longer
     if trainer.strategy.root_device.type == "cpu":
         acceleration.keep_freed_memory()
     return trainer
@@ -46,22 +47,26 @@ def build_trainer(config: dict[str, Any], run_dir: Path, checkpoint: dict[str, A
 
 def _callbacks(config: dict[str, Any]) -> list[Callback]:
     decay = config["ema"]["decay"]
-    callbacks: list[Callback] = [launch.Quiet()]
+    callbacks: list[Callback] = [launch.Quiet(), Pace()]
     if decay is not None:
         callbacks.append(EMA(decay))
     if config["compile"]:
         callbacks.append(Compile())
-    return callbacks + [_instantiated(callback) for callback in config["callbacks"].values() if callback]
+    return callbacks + [
+        _instantiated(f"callbacks.{name}", callback) for name, callback in config["callbacks"].items() if callback
+    ]
 
 
 def _loggers(config: dict[str, Any]) -> list[Logger]:
-    return [never_fails(_instantiated(logger)) for logger in config["logger"].values() if logger]
+    return [never_fails(_instantiated(f"logger.{name}", logger)) for name, logger in config["logger"].items() if logger]
 
 
-def _instantiated(node: dict[str, Any]) -> Any:
+def _instantiated(key: str, node: dict[str, Any]) -> Any:
     try:
         return instantiate(node)
     except InstantiationException as error:
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__ or error
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        reason = " ".join(str(cause).split())
+        raise ConfigError(f"{key} cannot be made from these arguments: {type(cause).__name__}: {reason}") from error

@@ -1,0 +1,114 @@
+"""Checks of a configuration against its schema, and what is wrong with it in one line."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from agvae.configuration.values import BUILT_IN, Section, choices, either, fields_of, section_of, words_of
+from agvae.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+
+
+def checked(section: type[S], config: Mapping[str, Any], prefix: str = "") -> S:
+    """The configuration as the section's object. Raises ConfigError for the first key or value that is wrong.
+
+    `prefix` is the dotted name of the section in the whole configuration, which the error says."""
+    try:
+        return section.model_validate(dict(config))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        # A name that does not exist explains a value that is missing.
+        first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
+        raise ConfigError(_message(section, first, config, prefix)) from None
+
+
+def _message(section: type[Section], error: Any, config: Mapping[str, Any], prefix: str) -> str:
+    place = _place(section, error["loc"], config, prefix)
+    if error["type"] == "extra_forbidden":
+        return unknown(section, place.key, prefix, place.choice)
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"]).replace("{key}", place.key)
+    if error["type"] == "missing":
+        return f"{place.key} is missing: it must be {place.words}; add +{place.key}=VALUE"
+    return f"{place.key} must be {place.words}, not {shown(place.value)}"
+
+
+class _Place(NamedTuple):
+    """A dotted key, the words for what it must be, its value, and the choice that has it, as in scheduler=wsd."""
+
+    key: str
+    words: str
+    value: Any
+    choice: str
+
+
+def _place(section: type[Section], steps: Iterable[Any], config: Any, prefix: str) -> _Place:
+    """The value that pydantic means by `steps`, which go into lists and unions of plain values as well."""
+    parts, choice, words = [prefix] if prefix else [], "", "a section of keys"
+    here: type[Section] | None = section
+    options: dict[str, type[Section]] = {}
+    for step in steps:
+        if options:
+            here, choice, options = options[step], "" if step == BUILT_IN else f"{'/'.join(parts)}={step}", {}
+            continue
+        if here is None:
+            break
+        parts.append(str(step))
+        config = config.get(step) if isinstance(config, dict) else config
+        field = next((field for name, field in here.model_fields.items() if step in (name, field.alias)), None)
+        if field is None:  # unknown, or an object of any name
+            here = None
+            continue
+        options, here = choices(field.annotation), section_of(field.annotation)
+        words = "a section of keys" if here or options else words_of(field)
+    if options:  # none of them was chosen
+        parts.append("name")
+        words, config = either(options), config.get("name") if isinstance(config, dict) else config
+    return _Place(".".join(parts), words, config, choice)
+
+
+def unknown(section: type[Section], key: str, prefix: str = "", choice: str = "") -> str:
+    """The error for a key that does not exist in `section`, or not in the `choice` made, with the nearest that does."""
+    start = f"{prefix}." if prefix else ""
+    owners = [owner for known, owner, _ in fields_of(section, start) if known == key]
+    if choice and owners:
+        return f"{key} must not be set with {choice}: remove it with ~{key}, or choose {either(owners)}"
+    if near := nearest(section, key, prefix):
+        return f"{key} is not a key of the configuration: the nearest is {near}"
+    parent = key.rpartition(".")[0]
+    beside = [known for known in known_keys(section, prefix) if known.startswith(f"{parent}." if parent else "")]
+    names = dict.fromkeys(known.removeprefix(f"{parent}.").partition(".")[0] for known in beside if "/" not in known)
+    return f"{key} is not a key of the configuration: {parent or 'it'} has {', '.join(names)}"
+
+
+def nearest(section: type[Section], key: str, prefix: str = "") -> str | None:
+    """The known key or group most like this one; None if none is like it."""
+    known = known_keys(section, prefix)
+    parent, _, last = key.rpartition(".")
+    same = [candidate for candidate in known if candidate.rpartition(".")[2] == last]
+    if same:
+        return max(same, key=lambda candidate: difflib.SequenceMatcher(None, candidate, key).ratio())
+    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    if found := difflib.get_close_matches(last, beside, 1, 0.6):
+        return beside[found[0]]
+    others = {k.rpartition(".")[2]: k for k in known}
+    if parent not in section.GROUPS and (found := difflib.get_close_matches(last, others, 1, 0.8)):
+        return others[found[0]]
+    return next(iter(difflib.get_close_matches(key, known, 1, 0.85)), None)
+
+
+@cache
+def known_keys(section: type[Section], prefix: str = "") -> tuple[str, ...]:
+    """All dotted keys below a section, and its groups, such as model/transforms."""
+    keys = (key for key, _, _ in fields_of(section, f"{prefix}." if prefix else ""))
+    return (*dict.fromkeys(keys), *section.GROUPS)
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on a command line, cut short."""
+    text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,188 @@
+"""Sections of the configuration, and the words for the values of a key, in errors and in the reference alike."""
+
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from agvae import extensions
+
+
+class Section(BaseModel):
+    """Some keys that belong together. Each has a type, a range and, as its description, a meaning.
+
+    A key that is not declared is an error. Values are taken as they are: a word is no number."""
+
+    GROUPS: ClassVar[tuple[str, ...]] = ()
+    """Hydra's groups of a whole configuration: the folders of conf/ that its options come from."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Words:
+    """The words for the kinds of values that a type takes, where its annotation does not give them."""
+
+    def __init__(self, *kinds: str):
+        self.kinds = [*kinds]
+
+
+Numbers = Annotated[Annotated[list[float], Field(min_length=1)] | float, Words("a number", "a list of numbers")]
+"""One number on its own stands for a list of one."""
+
+Count = Annotated[int, Field(ge=1, le=2**40)]
+
+Steps = Annotated[int, Field(ge=0, le=2**40)]
+
+Width = Annotated[int, Field(ge=1, le=1024)]
+
+Amount = Annotated[float, Field(ge=0, le=2.0**40)]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Text = Annotated[str, Field(min_length=1)]
+
+FilePath = Annotated[str, Field(min_length=1), Words("a path")]
+
+OWN = "package.module:name"
+"""How a choice of the user's own is written; also the tag of its section."""
+
+
+class Part(Words):
+    """One of the built-in names, or a part of a kind that lives in another package: see `agvae.extensions`."""
+
+    def __init__(self, kind: str, *built_in: str):
+        super().__init__(*built_in, OWN)
+        self.kind, self.built_in = kind, built_in
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def check(self, name: str) -> str:
+        """The name. Raises ValueError if it means nothing."""
+        if extensions.IMPORT_PATH.fullmatch(name):
+            extensions.imported(name)
+        elif name not in self.built_in and name not in extensions.names(self.kind):
+            raise ValueError(f"{{key}} must be {either(self.kinds)}, not {name}")
+        return name
+
+
+_LARGE = 2**31
+"""Upper bounds from here on only keep nonsense out, and go unsaid."""
+
+
+def by_name(value: Any) -> str:
+    """The tag of a group's section: its `name`."""
+    return str(value.get("name")) if isinstance(value, dict) else ""
+
+
+def is_own(kind: str, value: Any) -> bool:
+    """Whether a group's section chooses a part that lives in another package."""
+    return ":" in by_name(value) or by_name(value) in extensions.names(kind)
+
+
+def by_name_or_own(kind: str) -> Discriminator:
+    """As `by_name`; OWN for a part that lives in another package."""
+    return Discriminator(lambda value: OWN if is_own(kind, value) else by_name(value))
+
+
+BUILT_IN = "built in"
+"""The tag of one section for all the choices that are not the user's own."""
+
+
+def built_in_or_own(kind: str) -> Discriminator:
+    """BUILT_IN, or OWN for a part that lives in another package."""
+    return Discriminator(lambda value: OWN if is_own(kind, value) else BUILT_IN)
+
+
+def choices(annotation: Any) -> dict[str, type[Section]]:
+    """The sections that a group chooses from, by tag; empty for any other annotation."""
+    found: dict[str, type[Section]] = {}
+    for option in get_args(annotation):
+        if get_origin(option) is not Annotated:
+            found |= choices(option)
+            continue
+        base, *metadata = get_args(option)
+        tags = [item.tag for item in metadata if isinstance(item, Tag)]
+        found |= {tags[0]: base} if tags else choices(base)
+    return found
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, null or not; None if it holds a value or a choice of sections."""
+    options = (annotation, *get_args(annotation))
+    return next((option for option in options if isinstance(option, type) and issubclass(option, Section)), None)
+
+
+def fields_of(section: type[Section], prefix: str = "", choice: str = "") -> Iterator[tuple[str, str, FieldInfo]]:
+    """(dotted key, the choice that has it, such as "scheduler=wsd", or "", field) of each value below a section."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        if found := choices(field.annotation):
+            for tag, option in found.items():
+                yield from fields_of(option, f"{key}.", "" if tag == BUILT_IN else f"{key.replace('.', '/')}={tag}")
+        elif inside := section_of(field.annotation):
+            yield from fields_of(inside, f"{key}.", choice)
+        else:
+            yield key, choice, field
+
+
+def words_of(field: FieldInfo) -> str:
+    """The values that a field takes, as the end of the sentence "it must be …"."""
+    return either(_kinds(field.annotation, field.metadata))
+
+
+def either(values: Iterable[str]) -> str:
+    """Values in words: a, b or c."""
+    *others, last = dict.fromkeys(values)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _kinds(annotation: Any, metadata: list[Any]) -> list[str]:
+    for item in metadata:
+        if isinstance(item, Words):
+            return item.kinds
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        base, *more = get_args(annotation)
+        inner = [part for item in more for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return _kinds(base, [*inner, *metadata])
+    if origin is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if origin in (Union, types.UnionType):
+        return [kind for option in get_args(annotation) for kind in _kinds(option, metadata)]
+    if annotation is int:
+        multiples = [item.multiple_of for item in metadata if isinstance(item, MultipleOf)]
+        return [(f"a multiple of {multiples[0]}" if multiples else "a whole number") + _range(metadata)]
+    if annotation is float:
+        return ["a number" + _range(metadata)]
+    return [_PLAIN[origin or annotation]]
+
+
+_PLAIN: dict[Any, str] = {
+    bool: "true or false",
+    str: "a word",
+    Path: "a path",
+    list: "a list",
+    types.NoneType: "null",
+    dict: "a section of keys",
+}
+
+
+def _range(metadata: list[Any]) -> str:
+    """Bounds in words, with a space before them: from 1 on, from 0 to 1, above 0, between 0 and 1."""
+    kinds = (Ge, Gt, Le, Lt)
+    bound = {kind: getattr(m, kind.__name__.lower()) for m in metadata for kind in kinds if isinstance(m, kind)}
+    low, above, high, below = (bound.get(kind) for kind in kinds)
+    if high is not None and high >= _LARGE:
+        high = None
+    if low is not None:
+        end = f"to {high}" if high is not None else f"to below {below}" if below is not None else "on"
+        return f" from {low} {end}"
+    if above is None:
+        return ""
+    return f" between {above} and {below}" if below is not None else f" above {above}"

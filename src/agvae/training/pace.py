@@ -1,0 +1,91 @@
+"""How fast a run goes and how long it will take."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
+
+from agvae.training.lightning_internals import is_accumulating
+
+LONG = 3600.0
+"""Seconds from which on a run on a CPU is told of experiments that are meant for one."""
+
+
+class Pace(Callback):
+    """Measures the rate of optimiser steps, and says once, after some of them, how long the run will take."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first: tuple[int, float] | None = None  # the first step takes longer, and does not count
+        self.steps, self.seconds, self.said = 0, 0.0, False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.said or is_accumulating(trainer):
+            return
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = trainer.global_step, now
+            return
+        self.steps, self.seconds = trainer.global_step - self.first[0], now - self.first[1]
+        if self.steps >= 20 or (self.steps >= 3 and self.seconds >= 10):
+            self.said = True
+            self._say(trainer)
+
+    @rank_zero_only
+    def _say(self, trainer: Trainer) -> None:
+        rate = self.steps / self.seconds
+        left = steps_left(trainer)
+        if left is None:
+            tqdm.write(f"pace:       {rate:.3g} steps a second")
+            return
+        line = f"pace:       {rate:.3g} steps a second, {left:,} steps to go: {duration(left / rate)}"
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if on_cpu and left / rate > LONG and trainer.max_time is None:
+            line += "; experiment=quickstart (minutes) and experiment=small (hours) are meant for a CPU"
+        tqdm.write(line)
+
+
+class StepProgressBar(TQDMProgressBar):
+    """Lightning's progress bar of an epoch, with the step of the whole run and the time to its end beside it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.began = trainer.global_step, time.perf_counter()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Values to show beside the bar."""
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        left, done = steps_left(trainer), trainer.global_step - self.began[0]
+        if left is None:
+            return {"step": str(trainer.global_step), **shown}
+        step = f"{trainer.global_step}/{trainer.global_step + left}"
+        if not done:
+            return {"step": step, **shown}
+        seconds = (time.perf_counter() - self.began[1]) / done * left
+        return {"step": step, "to_go": str(timedelta(seconds=round(seconds))), **shown}
+
+
+def steps_left(trainer: Trainer) -> int | None:
+    """Optimiser steps up to the end of the run; None if it has no end in steps."""
+    total = trainer.estimated_stepping_batches
+    return None if total == float("inf") else max(0, int(total) - trainer.global_step)
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units.
+
+    >>> duration(59), duration(3660), duration(200000)
+    ('59 s', '1 h 1 min', '2 days 7 h')
+    """
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{minutes:.0f} min"
+    if days < 1:
+        return f"{int(hours)} h {int(minutes) % 60} min"
+    return f"{int(days)} day{'s' * (int(days) > 1)} {int(hours) % 24} h"
