@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,7 @@ from agvae.entropy.tables import Tables, build_tables
 from agvae.files import write_atomically
 from agvae.models import AGVAE
 from agvae.models.exact import InexactError, exact
+from agvae.models.trainable import is_peer
 
 FORMAT = 1
 _INTEGER_MAX = 1024
@@ -101,10 +102,16 @@ def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> AGVAE:
     return model.eval()
 
 
-def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
-    """A training checkpoint's model made ready to code; averaged weights are preferred where it has them.
+class Checkpoint(NamedTuple):
+    """The model of a training checkpoint: configuration, weights (averaged ones where it has them) and facts."""
 
-    Raises ModelError if the file is not a checkpoint of this project."""
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    info: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the model of a training checkpoint. Raises ModelError if the file is not a checkpoint of this project."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         config = checkpoint["hyper_parameters"]["model"]
@@ -113,10 +120,26 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
         }
         info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
         info |= {"run": checkpoint["run"]} if "run" in checkpoint else {}  # older versions have no name for a run
-        model = AGVAE.from_config(config)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except Exception as error:  # torch.load raises nearly anything on a foreign file
+        raise ModelError(f"{path}: not a training checkpoint of agvae ({type(error).__name__})") from error
+    return Checkpoint(config, weights, info)
+
+
+def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
+    """A training checkpoint's model made ready to code.
+
+    Raises ModelError if the file is not a checkpoint of an AG-VAE model."""
+    config, weights, info = read_checkpoint(path)
+    if is_peer(config):
+        raise ModelError(
+            f"{path}: holds {config['architecture']} of CompressAI, not AG-VAE; "
+            f"evaluate it with codecs=[compressai:{path}]"
+        )
+    try:
+        model = AGVAE.from_config(config)
+    except Exception as error:  # whatever a configuration that is none makes it raise
         raise ModelError(f"{path}: not a training checkpoint of agvae ({type(error).__name__})") from error
     _check_weights(path, model, weights)
     model.load_state_dict(weights)

@@ -10,6 +10,8 @@ from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from agvae.data import ImageDataModule
+from agvae.models.trainable import is_peer
+from agvae.shipped import DEFAULT_MODEL
 from agvae.training.directories import CHECKPOINTS, best_checkpoint
 from agvae.training.module import AGVAEModule
 
@@ -39,8 +41,10 @@ def opening(
     yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
 
 
-def closing(run_dir: Path, trainer: Trainer) -> Iterator[str]:
-    """The files of a run that has ended after at least one step, and the commands that go on with them."""
+def closing(run_dir: Path, trainer: Trainer, peer: bool) -> Iterator[str]:
+    """The files of a run that has ended after at least one step, and the commands that go on with them.
+
+    A `peer` is a model of another project, which is evaluated beside one of ours."""
     folder = run_dir / CHECKPOINTS
     kept = sorted(path.name for path in folder.glob("*.ckpt"))
     if not kept or not trainer.global_step:
@@ -49,14 +53,20 @@ def closing(run_dir: Path, trainer: Trainer) -> Iterator[str]:
     logs = [str(run_dir / name) for name in ("rd.csv", "csv", "wandb", "tensorboard") if (run_dir / name).exists()]
     yield f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}"
     yield f"logs:       {', '.join(logs)}"
-    yield f"go on with: python evaluate.py checkpoint={best}"
-    yield f"            agvae export {best} model.safetensors"
+    if peer:
+        yield f"go on with: python evaluate.py checkpoint={DEFAULT_MODEL} codecs=[compressai:{best}]"
+    else:
+        yield f"go on with: python evaluate.py checkpoint={best}"
+        yield f"            agvae export {best} model.safetensors"
     if trainer.global_step != trainer.max_steps:
         yield f"            {_resume_command(folder / 'last.ckpt')}"
 
 
 def _model_name(config: dict[str, Any]) -> str:
-    return ", ".join(f"{part} {choice['name']}" for part, choice in config["model"].items())
+    model = config["model"]
+    if is_peer(model):
+        return f"{model['architecture']} of CompressAI"
+    return ", ".join(f"{part} {choice['name']}" for part, choice in model.items())
 
 
 def _batch(trainer: Trainer, batch_size: int) -> str:
