@@ -1,4 +1,4 @@
-"""Classical codecs that are programs of their own, BPG, VTM and VVenC, and every codec by its name."""
+"""Classical codecs that are programs of their own, BPG, VTM and VVenC, and every codec to compare with by its name."""
 
 import shutil
 import struct
@@ -14,6 +14,7 @@ from PIL import Image
 
 from agvae.errors import ConfigError, DataError
 from agvae.evaluation.classical import CLASSICAL_CODECS, ClassicalCodec, MissingCodecError
+from agvae.evaluation.peers import PREFIX, peer_codec
 from agvae.evaluation.ycbcr import rgb_to_ycbcr, subsample, upsample, ycbcr_to_rgb
 
 _QPS = (47, 42, 37, 32, 27, 22, 17, 12)
@@ -241,7 +242,7 @@ def _last_line(output: bytes) -> str:
 
 _EXTERNAL_CODECS = {codec.name: codec for codec in (BPGCodec, VTMCodec, VVenCCodec)}
 CODEC_NAMES = (*CLASSICAL_CODECS, *_EXTERNAL_CODECS)
-"""Names that `classical_codec` takes."""
+"""Names that `classical_codec` takes, beside those of `agvae.evaluation.peers`."""
 
 
 def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> ClassicalCodec:
@@ -251,10 +252,12 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
     Raises MissingCodecError for a codec whose package or program is not there, and ConfigError for an unknown
     name or a path that leads nowhere.
     """
+    if name.startswith(PREFIX):
+        return peer_codec(name)
     if name in _EXTERNAL_CODECS:
         return _EXTERNAL_CODECS[name](programs)
     if name not in CLASSICAL_CODECS:
-        raise ConfigError(f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)}")
+        raise ConfigError(f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)} and {PREFIX}…")
     codec = CLASSICAL_CODECS[name]
     codec.require()
     return codec

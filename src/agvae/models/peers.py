@@ -1,4 +1,4 @@
-"""CompressAI's image models behind the interface of training (`agvae.models.trainable`). Needs the extra `compressai`."""
+"""CompressAI's image models behind the interface of training, `agvae.models.trainable` (extra `compressai`)."""
 
 import re
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ def widths_by_quality(architecture: str) -> dict[int, tuple[int, ...]]:
     variable = {name: {0: widths} for name, widths in zoo.image_vbr.cfgs.items()}
     known: dict[str, dict[int, tuple[int, ...]]] = {**zoo.image.cfgs, **variable}
     if architecture not in known:
-        raise ConfigError(f"model.architecture must be one of {', '.join(sorted(known))}, not {architecture}")
+        raise ConfigError(f"CompressAI's architecture must be one of {', '.join(sorted(known))}, not {architecture}")
     return known[architecture]
 
 
@@ -68,7 +68,7 @@ class PeerModel(nn.Module):
         self.quality = 0 if self.variable else quality
         check_quality(architecture, self.quality)
         own = widths[self.quality]
-        chosen = [given or width for given, width in zip((N, M), own, strict=False)]
+        chosen = [width if given is None else given for given, width in zip((N, M), own, strict=False)]
         if M is not None and len(own) == 1:
             raise ConfigError(f"model.M must be null for {architecture}, whose only width is N, not {M}")
         if wrong := [width for width in chosen if not (isinstance(width, int) and width > 0)]:
@@ -86,6 +86,11 @@ class PeerModel(nn.Module):
         model = cls(architecture, quality)
         model.net = library().zoo.image_models[architecture](model.quality, "mse", pretrained=True, progress=False)
         return model.eval()
+
+    @property
+    def has_hyper_latent(self) -> bool:
+        """Whether the model has a z, whose bytes are a second string."""
+        return hasattr(self.net, "h_a")
 
     @property
     def own_lambdas(self) -> dict[str, list[float]]:

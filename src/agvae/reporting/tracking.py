@@ -256,7 +256,9 @@ def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> N
 
     kept = [path for name in ("best.ckpt", "last.ckpt") if (path := checkpoints / name).exists()]
     if is_peer(config := read_checkpoint(kept[0]).config):  # its checkpoint is its only file
-        artifact = wandb.Artifact(f"{config['architecture']}-{run.id}", "model", metadata={"model": config, "rd": points})
+        artifact = wandb.Artifact(
+            f"{config['architecture']}-{run.id}", "model", metadata={"model": config, "rd": points}
+        )
         artifact.add_file(str(kept[0]))
         run.log_artifact(artifact)
         return

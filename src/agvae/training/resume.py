@@ -56,7 +56,8 @@ def initialise(model: Trainable, name_or_path: str) -> None:
     Raises ConfigError if it cannot be read, or is of another model."""
     try:
         if is_peer(model.config):
-            return model.start_from(*model_file.read_checkpoint(name_or_path)[:2])
+            model.start_from(*model_file.read_checkpoint(name_or_path)[:2])
+            return
         read = model_file.from_checkpoint if name_or_path.endswith(".ckpt") else model_file.load
         found = read(name_or_path)
     except (model_file.ModelError, ConfigError) as error:
