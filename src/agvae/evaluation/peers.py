@@ -120,10 +120,8 @@ def _published(architecture: str, quality: float | None) -> dict[float, PeerMode
     """CompressAI's own weights by quality: those of one, or of all."""
     known = widths_by_quality(architecture)
     if 0 not in known:
-        chosen = list(known) if quality is None else [quality]
-        for one in chosen:
-            check_quality(architecture, one)
-        return {one: PeerModel.pretrained(architecture, int(one)) for one in chosen}
+        chosen = list(known) if quality is None else [check_quality(architecture, quality)]
+        return {one: PeerModel.pretrained(architecture, one) for one in chosen}
     model = PeerModel.pretrained(architecture, None)
     return dict.fromkeys(_qualities(model, quality), model)
 

@@ -43,11 +43,12 @@ def widths_by_quality(architecture: str) -> dict[int, tuple[int, ...]]:
     return known[architecture]
 
 
-def check_quality(architecture: str, quality: Any) -> None:
-    """Raise ConfigError if the architecture has no such quality."""
+def check_quality(architecture: str, quality: float | None) -> int:
+    """`quality` as a whole number. Raises ConfigError if the architecture has no such quality."""
     qualities = widths_by_quality(architecture)
     if quality not in qualities:
         raise ConfigError(f"the quality of {architecture} must be {min(qualities)} to {max(qualities)}, not {quality}")
+    return int(quality)
 
 
 class PeerModel(nn.Module):
@@ -62,12 +63,10 @@ class PeerModel(nn.Module):
 
         Raises ConfigError for a choice that does not exist."""
         super().__init__()
-        self.config = {"architecture": architecture, "quality": quality, "N": N, "M": M}
-        widths = widths_by_quality(architecture)
+        self.config: dict[str, Any] = {"architecture": architecture, "quality": quality, "N": N, "M": M}
         self.variable = architecture.endswith(VARIABLE)
-        self.quality = 0 if self.variable else quality
-        check_quality(architecture, self.quality)
-        own = widths[self.quality]
+        self.quality = check_quality(architecture, 0 if self.variable else quality)
+        own = widths_by_quality(architecture)[self.quality]
         chosen = [width if given is None else given for given, width in zip((N, M), own, strict=False)]
         if M is not None and len(own) == 1:
             raise ConfigError(f"model.M must be null for {architecture}, whose only width is N, not {M}")

@@ -8,7 +8,8 @@ import torch
 from agvae.codec import model_file
 from agvae.errors import ConfigError
 from agvae.facts import flat
-from agvae.models.trainable import Trainable, is_peer
+from agvae.models.peers import PeerModel
+from agvae.models.trainable import Trainable
 from agvae.training.directories import LAST
 
 
@@ -55,7 +56,7 @@ def initialise(model: Trainable, name_or_path: str) -> None:
 
     Raises ConfigError if it cannot be read, or is of another model."""
     try:
-        if is_peer(model.config):
+        if isinstance(model, PeerModel):
             model.start_from(*model_file.read_checkpoint(name_or_path)[:2])
             return
         read = model_file.from_checkpoint if name_or_path.endswith(".ckpt") else model_file.load
