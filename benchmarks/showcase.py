@@ -59,7 +59,8 @@ def main() -> None:
     for name in known:
         model = model_file.load(name)
         parameters = sum(weight.numel() for weight in model.weights.values())
-        known[name] |= {"fingerprint": model.fingerprint.hex(), "parameters": parameters}
+        levels = model.config["gain"]["levels"]
+        known[name] |= {"fingerprint": model.fingerprint.hex(), "levels": levels, "parameters": parameters}
     for run in options.runs:
         if (run / "results" / "kodak").is_dir():
             name, kodak = measured(run)

@@ -86,7 +86,7 @@ def shipped_models(tmp_path, monkeypatch):
     for seed, name in enumerate("abc"):
         model = model_file.from_model(lively_model(TINY, seed=seed))
         model.save(tmp_path / f"{name}.safetensors")
-        cards[name] = shipped.Card(name, "", "psnr-rgb", model.fingerprint.hex(), 0, {})
+        cards[name] = shipped.Card(name, "", "psnr-rgb", model.fingerprint.hex(), 3, 0, {})
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     monkeypatch.setattr(shipped, "cards", lambda: tuple(cards.values()))
     loaded, load = [], model_file.load

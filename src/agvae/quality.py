@@ -4,10 +4,14 @@ QUALITY_STEPS = 1024
 """Fixed-point steps per level in which a stream writes its quality: a step changes the rate by some 0.05 %."""
 
 
-def check_quality(quality: float, levels: int) -> None:
-    """Raises ValueError for a quality outside [0, levels − 1]."""
-    if not 0 <= quality <= levels - 1:
-        raise ValueError(f"quality {quality:g} is outside this model's range 0 to {levels - 1}")
+EXTRA_LEVELS = 2
+"""Levels past the last trained one that a codec reaches: the gains of y go on growing, by a factor of 2 a level."""
+
+
+def check_quality(quality: float, last: float) -> None:
+    """Raises ValueError for a quality outside [0, last]."""
+    if not 0 <= quality <= last:
+        raise ValueError(f"quality {quality:g} is outside this model's range 0 to {last:g}")
 
 
 def half_levels(levels: int) -> list[float]:
@@ -15,12 +19,23 @@ def half_levels(levels: int) -> list[float]:
     return [half / 2 for half in range(2 * levels - 1)]
 
 
-def quality_to_fixed(quality: float, levels: int) -> int:
-    """Quality in [0, levels − 1] as the integer that a stream carries.
+def quality_to_fixed(quality: float, last: float) -> int:
+    """Quality in [0, last] as the integer that a stream carries.
 
     Raises ValueError outside the range."""
-    check_quality(quality, levels)
+    check_quality(quality, last)
     return round(quality * QUALITY_STEPS)
+
+
+def quality_in_words(fixed: int, levels: int | None = None) -> str:
+    """A quality from a stream as text, which says so if it is past the last of the model's `levels`, if they are known.
+
+    >>> quality_in_words(2560, levels=6), quality_in_words(6000, levels=6)
+    ('2.5', '5.859 (extrapolated past level 5)')
+    """
+    quality = quality_from_fixed(fixed)
+    beyond = levels is not None and quality > levels - 1
+    return f"{quality:.4g}" + (f" (extrapolated past level {levels - 1})" if beyond else "")
 
 
 def quality_from_fixed(fixed: int) -> float:

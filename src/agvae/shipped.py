@@ -19,14 +19,15 @@ class Card(NamedTuple):
     """Facts of a model, known without reading its file.
 
     metric: "psnr-rgb" or "ms-ssim-rgb", the one that it was trained for. fingerprint: as files name it, in hexadecimal
-    digits. parameters: their number. kodak: its "results", a curve in the field's JSON schema, means over the 24
-    pictures, and its "bd_rate" in percent against published curves, by name and metric.
+    digits. levels: trained ones. parameters: their number. kodak: its "results", a curve in the field's JSON schema,
+    means over the 24 pictures, and its "bd_rate" in percent against published curves, by name and metric.
     """
 
     name: str
     purpose: str
     metric: str
     fingerprint: str
+    levels: int
     parameters: int
     kodak: dict[str, Any]
 
@@ -35,6 +36,11 @@ def names() -> list[str]:
     """Names of the models, the default one first."""
     found = (file.stem for file in FOLDER.glob("*.safetensors"))
     return sorted(found, key=lambda name: (name != DEFAULT_MODEL, name))
+
+
+def card_of(fingerprint: str) -> Card | None:
+    """The card of the model with a fingerprint; None if no shipped model has it."""
+    return next((card for card in cards() if card.fingerprint == fingerprint), None)
 
 
 def path(name: str) -> Path:

@@ -25,11 +25,13 @@ def wait_passively() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
-def use_threads(count: int | None, only_free: bool = False) -> None:
+def use_threads(count: int | None, only_free: bool = False, shared_by: int = 1) -> None:
     """Let torch use `count` threads; for None as many as the user has set, or at most one on each allowed core.
 
     With `only_free`, cores that other processes keep busy are left out: even a thread that waits passively is late
     where it has to share. They are measured while torch is loaded, and so not where it is loaded already.
+
+    `shared_by` is how many jobs run at once: without a given count they share the cores.
 
     A given count also holds for processes that this one starts. Raises ConfigError unless it is positive."""
     if count is not None and (type(count) is not int or count < 1):
@@ -42,7 +44,8 @@ def use_threads(count: int | None, only_free: bool = False) -> None:
         torch.set_num_threads(count)
     elif "OMP_NUM_THREADS" not in os.environ:
         busy = round(_Moment.now().used_by_others_since(start)) if only_free else 0
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), allowed_cores(), len(_affinity()) - busy)))
+        cores = min(torch.get_num_threads(), allowed_cores(), len(_affinity()) - busy)
+        torch.set_num_threads(max(1, cores // shared_by))
 
 
 class _Moment(NamedTuple):

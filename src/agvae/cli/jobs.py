@@ -1,12 +1,17 @@
-"""One output for each input: which files a command reads and writes, and one job after another."""
+"""One output for each input: which files a command reads and writes, and one job after another, or several at once."""
 
+import argparse
 import os
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-from agvae.cli.progress import Progress
+from agvae.cli.progress import Progress, Share
 from agvae.cli.streams import STANDARD, fail, note, say, write
 from agvae.errors import ConfigError, DataError, is_out_of_memory
 
@@ -29,28 +34,78 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A file made, its line of text, and notes about anything that could not be kept."""
+    """A file made, its line of text, and notes about anything that could not be kept. `details` are for --verbose."""
 
     data: bytes
     words: str
     notes: list[str]
+    details: str = ""
 
 
-def jobs_of(paths: list[str], suffix: str, output_form: str) -> list[Job]:
+Work = Callable[[Job, Share], Result]
+
+
+def jobs_of(paths: list[str], suffix: str, output_form: str, accept: Callable[[str], bool]) -> list[Job]:
     """The jobs that the positional arguments ask for; `suffix` is that of files in a folder.
 
-    Raises ConfigError if an output would meet an input or another output."""
+    A folder among the inputs stands for all files in it, at any depth, that `accept` takes; they keep their places
+    below the output folder. A file keeps its name but for the suffix, or with it if another of the same folder would
+    have the same name. Raises ConfigError if an output would meet an input or another output."""
     if len(paths) < 2:
         raise ConfigError(f"{paths[0]}: nothing says where to write; give {output_form} after the input")
     *inputs, output = paths
-    if not output.endswith(os.sep) and not os.path.isdir(output):
+    folders = [path for path in inputs if os.path.isdir(path)]
+    into_folder = output.endswith(os.sep) or os.path.isdir(output) or bool(folders)
+    if not into_folder:
         if len(inputs) > 1:
             raise ConfigError(f"{output}: several inputs need a folder, one that is there or ends in {os.sep}")
         jobs = [Job(inputs[0], output)]
     elif STANDARD in inputs:
         raise ConfigError(f"{output}: standard input has no name to go by in a folder; name the file")
     else:
-        jobs = [Job(name, os.path.join(output, Path(name).stem + suffix)) for name in inputs]
+        jobs = _in_folder(inputs, output, suffix, accept)
+    _check(jobs)
+    if into_folder:
+        for folder in dict.fromkeys(os.path.dirname(job.output) for job in jobs) if folders else [output]:
+            if output.endswith(os.sep) or folders:
+                os.makedirs(folder, exist_ok=True)
+    return jobs
+
+
+def _in_folder(inputs: list[str], output: str, suffix: str, accept: Callable[[str], bool]) -> list[Job]:
+    """Jobs whose outputs are in a folder, or below it as the inputs are below theirs."""
+    found: list[tuple[str, Path]] = []
+    for path in inputs:
+        if not os.path.isdir(path):
+            found.append((path, Path(Path(path).name)))
+            continue
+        below = _files_below(path, output, accept)
+        if not below:
+            raise ConfigError(f"{path}: there is no file in this folder that the command takes")
+        found += [(file, Path(os.path.relpath(file, path))) for file in below]
+    stems = Counter(place.with_suffix("") for _, place in found)
+
+    def name_of(place: Path) -> Path:
+        return place if stems[place.with_suffix("")] > 1 else place.with_suffix("")
+
+    return [Job(path, os.path.join(output, f"{name_of(place)}{suffix}")) for path, place in found]
+
+
+def _files_below(folder: str, output: str, accept: Callable[[str], bool]) -> list[str]:
+    """Files at any depth of a folder, sorted, but for those in the output folder and hidden ones."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != "." and not _same(os.path.join(place, name), output))
+        found += [os.path.join(place, name) for name in sorted(files) if name[0] != "." and accept(name)]
+    return found
+
+
+def _same(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _check(jobs: list[Job]) -> None:
+    """Raise ConfigError if an output would meet an input or another output."""
     made: dict[str, str] = {}
     for job in jobs:
         if other := made.get(job.output):
@@ -60,36 +115,76 @@ def jobs_of(paths: list[str], suffix: str, output_form: str) -> list[Job]:
     for job in jobs:
         if _inode(job.output) in inodes:
             raise ConfigError(f"{job.output}: is an input and would be overwritten")
-    if output.endswith(os.sep):
-        os.makedirs(output, exist_ok=True)
-    return jobs
 
 
-def run(jobs: list[Job], work: Callable[[Job, Progress], Result]) -> int:
+def run(jobs: list[Job], work: Work, options: argparse.Namespace) -> int:
     """Do all jobs. The exit status is 1 if one failed; each failure is one line.
 
-    A fault of the command or the model, ConfigError or DataError, ends them all."""
-    status = 0
-    progress = Progress(len(jobs))
+    `options` are those of `add_job_options`. A fault of the command or the model, ConfigError or DataError, ends them
+    all."""
+    if options.no_clobber:
+        jobs = [job for job in jobs if not _is_kept(job, options.quiet)]
+    runner = _Runner(work, Progress(len(jobs)), options)
     try:
-        for job in jobs:
-            progress.begin(Path(job.source).name)
-            try:
-                check_folders(job)
-                result = work(job, progress)
-                write(job.output, result.data)
-            except (ConfigError, DataError):
-                raise
-            except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                with progress.interrupted():
-                    status = fail(_reason(error, job), 1)
-            else:
-                with progress.interrupted():
-                    report(job, result.words, result.notes)
-            progress.end()
+        if options.jobs == 1 or len(jobs) < 2:
+            for job in jobs:
+                runner.do(job)
+        else:
+            _at_once(jobs, runner.do, options.jobs)
     finally:
-        progress.close()
-    return status
+        runner.progress.close()
+    return runner.status
+
+
+def _at_once(jobs: list[Job], do: Callable[[Job], None], count: int) -> None:
+    """Several jobs at once, in threads. An interrupt lets those that run come to their end."""
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(do, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _is_kept(job: Job, quiet: bool) -> bool:
+    """Whether the output exists already, which a note then says."""
+    exists = job.output != STANDARD and os.path.exists(job.output)
+    if exists and not quiet:
+        note(f"{job.output}: is there already and is kept")
+    return exists
+
+
+class _Runner:
+    """Does one job after another, and remembers whether one has failed."""
+
+    def __init__(self, work: Work, progress: Progress, options: argparse.Namespace):
+        self.progress, self.status = progress, 0
+        self._work, self._options, self._lock = work, options, threading.Lock()
+
+    def do(self, job: Job) -> None:
+        """Do a job; a failure becomes one line."""
+        start = time.perf_counter()
+        share = self.progress.begin(Path(job.source).name)
+        try:
+            check_folders(job)
+            result = self._work(job, share)
+            write(job.output, result.data)
+        except (ConfigError, DataError):
+            raise
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            reason = _reason(error, job)
+            with self._lock, self.progress.interrupted():
+                self.status = fail(reason, 1)
+        else:
+            words = result.words
+            if self._options.verbose:
+                words += f", {result.details}, {time.perf_counter() - start:.2f} s"
+            with self._lock, self.progress.interrupted():
+                if not self._options.quiet:
+                    report(job, words, result.notes)
+        share.end()
 
 
 def check_folders(job: Job) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from agvae import __version__
 from agvae.arguments import Parser, count, parsed, positive
 from agvae.cli.commands import importing, inform, training
+from agvae.cli.commands.compare import compare
 from agvae.cli.commands.compress import compress
 from agvae.cli.commands.decompress import decompress
 from agvae.cli.commands.demo import demo
@@ -58,6 +59,7 @@ def make_parser() -> Parser:
 
     _add_compress(add)
     _add_decompress(add)
+    _add_compare(add)
     _add_info_and_models(add)
     _add_export(add)
     _add_import(add)
@@ -74,16 +76,18 @@ def _add_compress(add: Add) -> None:
         "turn pictures into .agv files",
         "IN... OUT.agv|FOLDER",
         "photo.png photo.agv --bpp 0.25",
-        "*.jpg small/ --psnr 34 --strip",
+        "photos/ small/ --psnr 34 --jobs 2",
+        "screenshot.png screenshot.agv --lossless",
         "- - --quality 2.5 < photo.png > photo.agv",
     )
     command.add_argument(
         "paths",
         nargs="+",
         metavar="IN... OUT",
-        help="pictures in any format that Pillow reads, then the output: a file for one picture, a folder for any "
-        "number. A folder must be there or end in / to be made; files in it have the names of the inputs with the "
-        "suffix .agv. - is standard input or output",
+        help="pictures in any format that Pillow reads, HEIC and JPEG XL with the extra `codecs`, or folders of them; "
+        "then the output: a file for one picture, a folder for any number. A folder is made if it ends in /. Files in "
+        "it have the names of the inputs with the suffix .agv; those from folders keep their places. - is standard "
+        "input or output",
     )
     targets = command.add_mutually_exclusive_group()
     kinds: list[tuple[str, Callable[[str], Any], str, str]] = [
@@ -91,13 +95,20 @@ def _add_compress(add: Add) -> None:
             "quality",
             _not_negative,
             "Q",
-            "from 0, the smallest file, to the model's levels − 1; any value between (default: the middle)",
+            "from 0, the smallest file, to the last level of the model, 5 for the shipped ones, or any value between "
+            "(default: the middle). Up to 2 more is possible: higher rates than the model was trained for",
         ),
         ("bpp", positive, "B", "file size in bits per pixel: at most B, at least 0.99 B"),
         ("bytes", count, "N", "file size in bytes: at most N, at least 0.99 N"),
         ("psnr", positive, "DB", "at least DB dB, at most 0.05 more"),
         ("ms-ssim", _share, "V", "MS-SSIM of at least V, at most 0.0005 more"),
     ]
+    targets.add_argument(
+        "--lossless",
+        action="store_true",
+        help="keep every pixel as it is, also 1-bit and 16-bit greyscale. Without this option, text, charts and "
+        "patterns are lossless where that takes no more bytes, or where nothing else meets the target",
+    )
     for name, kind, letter, words in kinds:
         targets.add_argument(f"--{name}", type=kind, metavar=letter, help=words)
     command.add_argument(
@@ -109,7 +120,7 @@ def _add_compress(add: Add) -> None:
         "1, 2 and 3 by 60, 200 and 600 steps. With agvae-small-mse that saves about 6, 9 and 10 %% and takes 140, 460 "
         "and 1400 s per megapixel on one core. Reading the file takes no longer. An interrupted search writes nothing",
     )
-    command.add_argument("--strip", action="store_true", help="leave metadata out: EXIF and ICC profile")
+    command.add_argument("--strip", action="store_true", help="leave metadata out: EXIF, ICC profile, XMP, text")
     command.add_argument(
         "--stretch",
         action="store_true",
@@ -141,8 +152,44 @@ def _add_decompress(add: Add) -> None:
     _add_coding_options(command, "(default: the one of `agvae models` that made the file)")
 
 
+def _add_compare(add: Add) -> None:
+    command = add(
+        "compare",
+        compare,
+        "print rate, PSNR and MS-SSIM of an .agv file against the picture that it was made of",
+        "ORIGINAL IN.agv",
+        "photo.png photo.agv",
+        "photo.png photo.agv --output both.png",
+    )
+    command.add_argument("original", metavar="ORIGINAL", help="a picture")
+    command.add_argument("file", metavar="IN.agv")
+    command.add_argument("--output", metavar="OUT.png", help="write the two pictures side by side")
+    _add_model_options(command, "(default: the one of `agvae models` that made the file)")
+
+
 def _add_coding_options(command: Parser, default_model: str) -> None:
     """The options that compress and decompress share."""
+    _add_model_options(command, default_model)
+    existing = command.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite", dest="no_clobber", action="store_false", help="replace files that are there already (default)"
+    )
+    existing.add_argument("--no-clobber", action="store_true", help="keep files that are there already, with a note")
+    command.set_defaults(no_clobber=False)
+    talk = command.add_mutually_exclusive_group()
+    talk.add_argument("--verbose", action="store_true", help="say which model was used and how long each file took")
+    talk.add_argument("--quiet", action="store_true", help="print errors alone")
+    command.add_argument(
+        "--jobs",
+        type=count,
+        metavar="N",
+        default=1,
+        help="work on N files at once (default: 1). They share the cores, and each takes its own memory",
+    )
+
+
+def _add_model_options(command: Parser, default_model: str) -> None:
+    """The options of commands that run a model."""
     command.add_argument(
         "--model",
         metavar="NAME_OR_PATH",

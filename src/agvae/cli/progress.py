@@ -10,12 +10,11 @@ from typing import Any
 class Progress:
     """A bar over all inputs on standard error, if that is a terminal and the work takes over a second.
 
-    Called with the share of the current input that is done. A thread draws, so that the time goes on where no share
-    is reported for long."""
+    A thread draws, so that the time goes on where no share is reported for long."""
 
     def __init__(self, inputs: int):
         self._done = 0
-        self._place = 0.0
+        self._running: list[Share] = []
         self._bar: Any = None
         if sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
@@ -28,26 +27,26 @@ class Progress:
 
     def _draw(self) -> None:
         while not self._closed.wait(0.2):
-            self._bar.update(self._place - self._bar.n)
+            self._bar.update(self._done + sum(share.done for share in self._running) - self._bar.n)
 
-    def begin(self, name: str) -> None:
-        """Name the current input."""
+    def begin(self, name: str) -> "Share":
+        """Start with an input: its share."""
+        share = Share(self)
+        self._running.append(share)
         if self._bar is not None:
             self._bar.set_description_str(name, refresh=False)
             self._bar.set_postfix_str("", refresh=False)
+        return share
 
-    def __call__(self, share: float) -> None:
-        self._place = self._done + share
-
-    def save(self, bits: float) -> None:
-        """Show how much smaller the search has made the current file."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{bits / 8:.0f} bytes saved", refresh=False)
-
-    def end(self) -> None:
-        """Go on to the next input."""
+    def end(self, share: "Share") -> None:
+        """Have done with an input."""
+        self._running.remove(share)
         self._done += 1
-        self._place = self._done
+
+    def show(self, words: str) -> None:
+        """Show words behind the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(words, refresh=False)
 
     @contextlib.contextmanager
     def interrupted(self) -> Iterator[None]:
@@ -65,3 +64,21 @@ class Progress:
             self._closed.set()
             self._thread.join()
             self._bar.close()
+
+
+class Share:
+    """The share of one input that is done; called to report it."""
+
+    def __init__(self, progress: Progress):
+        self._progress, self.done = progress, 0.0
+
+    def __call__(self, share: float) -> None:
+        self.done = share
+
+    def save(self, bits: float) -> None:
+        """Show how much smaller a search has made the file."""
+        self._progress.show(f"{bits / 8:.0f} bytes saved")
+
+    def end(self) -> None:
+        """Have done with this input."""
+        self._progress.end(self)

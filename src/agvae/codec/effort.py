@@ -19,7 +19,8 @@ from agvae.images import Picture
 from agvae.quality import QUALITY_STEPS, quality_from_fixed
 
 if TYPE_CHECKING:
-    from agvae.codec.codec import Codec, Latent
+    from agvae.codec.codec import Codec
+    from agvae.codec.learned import Latent
 
 STEPS = (0, 60, 200, 600)
 """Steps of gradient descent at each effort."""
@@ -94,10 +95,10 @@ class Search:
 
     def _moved(self, latent: "Latent", refined: "Latent", fixed: int, target: str) -> int:
         """The quality at which a refined latent has, about, the size or the metric that `latent` has at `fixed`."""
-        pixels, last = latent.picture.pixels, (self._codec.levels - 1) * QUALITY_STEPS
+        pixels, last = latent.picture.pixels, self._codec.last_quality * QUALITY_STEPS
 
         def reached(source: "Latent", quality: int) -> float:
-            file = self._codec.compress(source, quality=quality / QUALITY_STEPS)
+            file = self._codec.compress(source, quality=quality / QUALITY_STEPS, lossless=False)
             if target in ("bpp", "bytes"):
                 return np.log(len(file))
             return getattr(metrics, target)(pixels, np.asarray(self._codec.decompress(file).convert("RGB")))

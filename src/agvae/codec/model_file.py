@@ -191,11 +191,9 @@ def load(name_or_path: str | Path) -> ModelFile:
 
 def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:
     """The model of the package with this fingerprint, and its name. Only the model whose card states it is read."""
-    for card in shipped.cards():
-        if card.fingerprint == fingerprint.hex():
-            model = load(card.name)
-            return (card.name, model) if model.fingerprint == fingerprint else None
-    return None
+    card = shipped.card_of(fingerprint.hex())
+    model = load(card.name) if card else None
+    return (card.name, model) if card and model and model.fingerprint == fingerprint else None
 
 
 def _check_integers(config: Any) -> None:

@@ -34,6 +34,14 @@ class TargetError(ValueError):
     """A target that this picture cannot have with this model; the message names the range that it can have."""
 
 
+class MetricError(TargetError):
+    """A metric that no learned file of this picture has: `smallest` is the smallest file, if even that has more."""
+
+    def __init__(self, message: str, smallest: bytes | None):
+        super().__init__(message)
+        self.smallest = smallest
+
+
 class Trial(NamedTuple):
     """A picture coded for a rate: its file, and what it says of others.
 
@@ -185,19 +193,28 @@ class _Prediction:
         return low + 1 + int(np.abs(self.sizes[low + 1 : high] - self._aim).argmin())
 
 
-def smallest_reaching(code: Callable[[int], tuple[bytes, float]], target: float, last: int, metric: str) -> bytes:
+def smallest_reaching(
+    code: Callable[[int], tuple[bytes, float]], target: float, lasts: tuple[int, int], metric: str
+) -> bytes:
     """The file whose metric is at least `target`, and at most the metric's slack above if the steps allow.
 
-    `code` gives the file and the metric of a quality, `last` is the highest. Raises TargetError if the target is
-    above what the highest quality gives, or more than the slack below what the lowest gives."""
+    `code` gives the file and the metric of a quality. `lasts` are the highest trained quality and the highest of all,
+    which is only tried where the former does not do. Raises MetricError if the target is above what the highest quality
+    gives, or more than the slack below what the lowest gives."""
     slack = METRIC_SLACK[metric]
     aim = target + _AIM * slack
-    low, high = 0, last
-    (file_low, at_low), (file_high, at_high) = code(low), code(high)
-    if at_high < target or at_low > target + slack:
-        raise TargetError(f"{metric} {target:g} is out of range: this picture can have {at_low:.4f} to {at_high:.4f}")
-    if at_low >= target:
+    file_low, lowest = code(0)
+    if target <= lowest <= target + slack:
         return file_low
+    low, at_low = 0, lowest
+    for high in dict.fromkeys(lasts):
+        file_high, at_high = code(high)
+        if at_high >= target:
+            break
+        low, at_low = high, at_high
+    if not lowest < target <= at_high:
+        words = f"{metric} {target:g} is out of range: this picture can have {lowest:.4f} to {at_high:.4f}"
+        raise MetricError(words, file_low if target < lowest else None)
     bisect = False
     while at_high > target + slack and high - low > 1:
         # A bisection every other time: the curve bends, and one end could stay for long.

@@ -25,7 +25,7 @@ class RateModel:
     """Sizes at all qualities, from how often each scale is used in each channel at one.
 
     Between qualities the scales of a channel change, very nearly, by the ratio of its gains; so do the entropies.
-    A curve is the logarithm of the size in bytes, at all levels and half-way."""
+    A curve is the logarithm of the size in bytes, at all levels, the extrapolated ones too, and half-way."""
 
     def __init__(self, codec: LatentCodec):
         self._model, self._scales = codec.model, codec.tables.scales
@@ -44,7 +44,7 @@ class RateModel:
     def curve(self, q_fixed: int) -> np.ndarray:
         """The curve, right but for a factor, of the scales counted at a quality in fixed point; forget the counts."""
         index = np.arange(self._counts.shape[1])
-        qualities = torch.tensor(half_levels(self._model.levels))
+        qualities = torch.tensor(half_levels(self._model.last_quality + 1))
         gains = self._gain(qualities) / self._gain(quality_from_fixed(q_fixed))
         shifts = gains.double().log().cpu().numpy() / self._step
         entropies = np.interp(index + shifts[..., None], index, self._entropy)
@@ -96,7 +96,7 @@ class SampledRate:
         """The logarithm of the size in bytes, about, at a quality in fixed point."""
         quality = quality_from_fixed(q_fixed)
         bits = self._codec.bits(self._codec.model.scale(self._part, quality), quality).item()
-        last = (self._codec.model.levels - 1) * QUALITY_STEPS
+        last = self._codec.model.last_quality * QUALITY_STEPS
         return math.log(bits / 8) + np.interp(q_fixed, np.linspace(0, last, len(self._ratio)), self._ratio)
 
 

@@ -84,19 +84,22 @@ class Refiner:
                 f"effort must be 0 for this model: its file must name its loss as {' or '.join(LADDERS)}, "
                 f"not {loss.get('name')}"
             )
-        self._model = model.requires_grad_(False)
-        self._networks = model.context.networks()  # once, not at each step
-        self._distortion = _mse if loss["name"] == "mse" else _msssim
+        self.model = model.requires_grad_(False)
+        self.networks = model.context.networks()  # once, not at each step
+        self.distortion_of_batch = _mse if loss["name"] == "mse" else _msssim
         self._log_lambdas = np.log(loss.get("lambdas") or loss.get("ladder") or LADDERS[loss["name"]])
 
     def lagrangian(self, quality: float) -> float:
-        """λ at `quality`: the levels' own, and log-linear between them."""
-        levels = np.linspace(0, self._model.levels - 1, len(self._log_lambdas))
-        return math.exp(np.interp(quality, levels, self._log_lambdas))
+        """λ at `quality`: the levels' own, log-linear between them, and past the last one 4 times as much a level.
+
+        λ goes with the square of the gain, which doubles there."""
+        last = self.model.levels - 1
+        levels = np.linspace(0, last, len(self._log_lambdas))
+        return math.exp(np.interp(quality, levels, self._log_lambdas)) * 4 ** max(0.0, quality - last)
 
     def distortion(self, pixels: np.ndarray, decoded: np.ndarray) -> float:
         """D between two pictures, (H, W, 3) uint8."""
-        if self._distortion is _mse:
+        if self.distortion_of_batch is _mse:
             return 255**2 / 10 ** (psnr(pixels, decoded) / 10)
         x, x_hat = (torch.tensor(picture).permute(2, 0, 1)[None].float() / 255 for picture in (pixels, decoded))
         return _msssim(x_hat, x).item()
@@ -114,7 +117,7 @@ class Refiner:
             if steps == 0:
                 return latents
             height, width = latents.z_symbols.shape[2:]
-            per_unit = _PER_PIXEL * self._model.bytes_per_pixel * STRIDE_Z**2
+            per_unit = _PER_PIXEL * self.model.bytes_per_pixel * STRIDE_Z**2
             if latents.y_bar.device.type == "cpu":
                 per_unit *= CPU_WORKSPACE / _MEMORY
             layout = tiles(height, width, tile_side(per_unit, _HALO, latents.y_bar.device), _HALO)
@@ -130,9 +133,9 @@ class Refiner:
         self, pixels: np.ndarray, latents: Latents, tile: Tile, quality: float, steps: int, progress: Saved | None
     ) -> float:
         """Put better latents in the tile's place, and return the bits they save."""
-        region = _Region(self._model, self._distortion, pixels, latents, tile, quality, self.lagrangian(quality))
+        region = _Region(self, pixels, latents, tile, quality)
         y, z = region.start
-        medians = self._model.prior.medians
+        medians = self.model.prior.medians
         y, z = y.clone().requires_grad_(), (z + medians).requires_grad_()
         groups = [{"params": [y], "lr": _RATE_Y}, {"params": [z], "lr": _RATE_Z}]
         # Adam's second moment remembers as much as there is: a longer memory would hold the noise of the hot start.
@@ -164,8 +167,8 @@ class _Region:
 
     `own_y` and `own_z` are 1 at the tile's own latents, and 0 around them."""
 
-    def __init__(self, model, distortion, pixels, latents: Latents, tile: Tile, quality: float, lagrangian: float):
-        self._model, self._distortion, self._quality = model, distortion, quality
+    def __init__(self, refiner: "Refiner", pixels: np.ndarray, latents: Latents, tile: Tile, quality: float):
+        self._refiner, self._model, self._quality = refiner, refiner.model, quality
         rows, columns = tile.read
         self._z_place, self._y_place = (
             (..., *(slice(part.start * scale, part.stop * scale) for part in (rows, columns))) for scale in (1, Y_PER_Z)
@@ -175,7 +178,7 @@ class _Region:
         part = pixels[rows.start * STRIDE_Z : rows.stop * STRIDE_Z, columns.start * STRIDE_Z : columns.stop * STRIDE_Z]
         x = torch.from_numpy(np.ascontiguousarray(part)).to(latents.y_bar.device)
         self._x = x.permute(2, 0, 1)[None].float() / 255
-        self._weight = lagrangian * x[..., 0].numel()
+        self._weight = refiner.lagrangian(quality) * x[..., 0].numel()
         self.own_z = torch.zeros_like(self.start.z_symbols[:1, :1])
         self.own_z[
             ...,
@@ -200,11 +203,11 @@ class _Region:
             return y_hat
 
         features = WholeFeatures(model.hyper_features(z_hat, self._quality))
-        y_hat = model.context.order.walk(features, self._networks, code)
+        y_hat = model.context.order.walk(features, self._refiner.networks, code)
         x_hat = model.synthesize(y_hat, self._quality)[..., : self._x.shape[2], : self._x.shape[3]]
         if rounded:
             x_hat = x_hat.clamp(0, 1).mul(255).round() / 255
-        return sum(bits) + self._weight * self._distortion(x_hat, self._x)
+        return sum(bits) + self._weight * self._refiner.distortion_of_batch(x_hat, self._x)
 
     @torch.no_grad()
     def true_cost(self, y_bar: Tensor, z_bar: Tensor) -> float:

@@ -56,7 +56,7 @@ class ModelCodec:
         self.qualities = sorted(set(qualities))
         for quality in self.qualities:
             try:
-                check_quality(quality, codec.levels)
+                check_quality(quality, codec.last_quality)
             except ValueError as error:
                 raise ConfigError(f"{self.name}: {error}") from None
 

@@ -8,7 +8,7 @@ from PIL import Image
 MAX_PIXELS = 2**28
 """Largest picture, in pixels, that is read or decoded unless the caller allows more."""
 
-HELD = frozenset({"exif", "icc"})
+HELD = frozenset({"exif", "icc", "xmp", "text"})
 """Fields of `Picture` with metadata that an .agv file holds. The reader reports the metadata of all others as lost;
 a container that holds more adds the field's name here."""
 
@@ -44,11 +44,14 @@ class Picture:
     deep: np.ndarray | None = None
 
     def to_pil(self) -> Image.Image:
-        """An image of mode 1, L, LA, RGB or RGBA. EXIF, ICC profile and XMP are in its `info`, where Pillow looks for
-        them; `info["text"]` has the text."""
+        """An image of mode 1, L, LA, RGB or RGBA, or I;16 of a `deep` of one channel.
+
+        EXIF, ICC profile and XMP are in its `info`, where Pillow looks for them; `info["text"]` has the text."""
         image = Image.fromarray(self.pixels)
         if self.grey or self.bilevel:
             image = image.convert("L")
+        if self.deep is not None and self.deep.shape[2] == 1:
+            image = Image.fromarray(self.deep[..., 0])
         if self.alpha is not None:
             image.putalpha(Image.fromarray(self.alpha))
         elif self.bilevel:

@@ -8,7 +8,7 @@ from PIL.PngImagePlugin import PngInfo
 from agvae.images import pixels, plugins
 from agvae.images.metadata import XMP_KEYWORD, fits
 from agvae.images.opening import reason
-from agvae.images.picture import EXIF_PREFIX, ImageError
+from agvae.images.picture import EXIF_PREFIX, SHALLOW, ImageError
 
 _METADATA = {"AVIF", "HEIF", "JPEG", "JXL", "MPO", "PNG", "TIFF", "WEBP"}
 """Formats in which Pillow and its plugins write EXIF and XMP, and, but for JXL, ICC profiles."""
@@ -26,11 +26,11 @@ _MODES = {
     "MSP": ("1",),
     "PALM": ("1",),
     "PCX": ("1", "L", "RGB"),
-    "PNG": ("1", "L", "LA", "RGB", "RGBA"),
+    "PNG": ("1", "L", "LA", "RGB", "RGBA", "I;16"),
     "PPM": ("1", "L", "RGB"),
     "QOI": ("RGB", "RGBA"),
     "SGI": ("L", "RGB", "RGBA"),
-    "TIFF": ("1", "L", "LA", "RGB", "RGBA"),
+    "TIFF": ("1", "L", "LA", "RGB", "RGBA", "I;16"),
     "WEBP": ("RGB", "RGBA"),
     "XBM": ("1",),
 }
@@ -38,8 +38,12 @@ _MODES = {
 
 _USUAL_MODES = ("L", "LA", "RGB", "RGBA")
 
+_DEEP = ("PNG", "TIFF")
+"""Formats in which 16-bit greyscale survives."""
+
 _CHOICES = {
     "1": ("1", "L", "RGB", "P"),
+    "I;16": ("I;16",),
     "L": ("L", "RGB", "P", "1"),
     "LA": ("LA", "RGBA", "L", "RGB", "P", "1"),
     "RGB": ("RGB", "P", "L", "1"),
@@ -91,10 +95,13 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
     Raises ImageError for a suffix of no format and for a picture that the format cannot hold.
     """
     name = format_of(suffix)
-    picture = image if image.mode == "1" and "transparency" not in image.info else pixels.plain(image)
+    lost = []
+    if image.mode == "I;16" and name not in _DEEP:
+        lost.append(SHALLOW)
+    kept = image.mode == "1" or (image.mode == "I;16" and name in _DEEP)
+    picture = image if kept and "transparency" not in image.info else pixels.plain(image)
     options = dict(_OPTIONS.get(name, {}))
     mode = next(mode for mode in _CHOICES[picture.mode] if mode in _MODES.get(name, _USUAL_MODES))
-    lost = []
     if picture.mode.endswith("A"):
         seen_through = picture.getchannel("A").getextrema()[0] < 255
         if not mode.endswith("A"):
@@ -103,7 +110,7 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
                 lost.append(f"{name} has no alpha: the picture is composited on white")
         elif name in _APPROXIMATE_ALPHA and seen_through:
             lost.append(f"{name} keeps alpha approximately")
-    if picture.mode != "1" and (mode in ("P", "1") or (mode == "L" and picture.mode[0] != "L")):
+    if picture.mode not in ("1", "I;16") and (mode in ("P", "1") or (mode == "L" and picture.mode[0] != "L")):
         lost.append(f"{name} has {_PALETTES[mode]}")
     if name == "ICO" and max(picture.size) <= 256:
         options["sizes"] = [picture.size]

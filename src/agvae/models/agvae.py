@@ -20,6 +20,7 @@ from agvae.models.context import CONTEXTS, CodingContext
 from agvae.models.gain import GainUnit
 from agvae.models.quantization import QUANTIZERS, quantize_for_distortion, quantize_for_rate
 from agvae.models.transforms import TRANSFORMS
+from agvae.quality import EXTRA_LEVELS
 from agvae.strides import STRIDE_Z
 
 _Z_UNUSED = 2.0**-10
@@ -120,7 +121,8 @@ class AGVAE(nn.Module):
         self.reach, self.bytes_per_pixel = built.reach, built.bytes_per_pixel
         self.prior = FactorizedPrior(self.N)
         self.gain = GainUnit(self.M, self.levels) if gain["name"] != "none" else None
-        self.hyper_gain = GainUnit(self.N, self.levels) if gain["name"] == "hcvr" else None
+        # Past the last level the gains of z stay: h_a then sees a larger ȳ, and h_s must say so.
+        self.hyper_gain = GainUnit(self.N, self.levels, growth=1.0) if gain["name"] == "hcvr" else None
         self.config = copy.deepcopy(
             {
                 "transforms": transforms,
@@ -138,6 +140,11 @@ class AGVAE(nn.Module):
     """Height and width of a picture must be multiples of this."""
 
     @property
+    def last_quality(self) -> int:
+        """The highest quality: two past the last trained level, if there are gains to scale."""
+        return self.levels - 1 + (0 if self.gain is None else EXTRA_LEVELS)
+
+    @property
     def table_form(self) -> str:
         """The form of its coding tables: symmetric, half_mass or two_piece."""
         return "symmetric" if self.symmetric else self.form
@@ -153,7 +160,7 @@ class AGVAE(nn.Module):
             self.gain.initialise(lambdas)
 
     def forward(self, x: Tensor, quality: Tensor | float) -> Output:
-        """Code x (B, 3, H, W), in [0, 1], at `quality` in [0, levels − 1], one for all or one per picture.
+        """Code x (B, 3, H, W), in [0, 1], at `quality` in [0, last_quality], one for all or one per picture.
 
         In training mode the quantiser is the model's training quantiser; in evaluation mode it rounds, in the
         coding order of the context, and gives exactly what the codec's decoder gives."""

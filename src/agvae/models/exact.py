@@ -237,7 +237,7 @@ class ExactGain(nn.Module):
     def inverse(self, quality: Tensor | float) -> Tensor:
         """`GainUnit.inverse` in fixed point, float64, at a quality that float64 holds exactly."""
         logs = self.unit.log_inverse.double().cpu()
-        quality = torch.as_tensor(quality, dtype=torch.float64).cpu()
+        quality = torch.as_tensor(quality, dtype=torch.float64).cpu().clamp(max=self.levels - 1)
         logs = interpolate(logs, quality, lambda lower, upper, share: lower + share * (upper - lower))
         inverse = torch.from_numpy(_exp(logs.numpy())).mul_(ONE).round_().clamp_(-LIMIT, LIMIT) / ONE
         return inverse.to(self.unit.log_inverse.device)

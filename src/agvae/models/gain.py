@@ -1,11 +1,12 @@
 """Gain units: per-channel scaling of the latent that turns one model into every rate (AG-VAE §3)."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from agvae.quality import check_quality
+from agvae.quality import EXTRA_LEVELS, check_quality
 
 
 class GainUnit(nn.Module):
@@ -13,25 +14,29 @@ class GainUnit(nn.Module):
 
     Their logarithms are the parameters, so that the paper's exponential interpolation between the levels
     around a quality q = s + l, m_s^(1−l) · m_{s+1}^l, is linear. Cost: 2·c·n parameters.
+
+    Past the last level n − 1, m grows and m′ falls by the factor `growth` a level, for two levels. No training sees
+    these qualities: with a growth of 2, that of λ's root along the paper's ladder, they reach higher rates than the
+    last level does.
     """
 
-    def __init__(self, channels: int, levels: int):
+    def __init__(self, channels: int, levels: int, growth: float = 2.0):
         super().__init__()
-        self.channels, self.levels = channels, levels
+        self.channels, self.levels, self.growth = channels, levels, growth
         self.log_gain = nn.Parameter(torch.zeros(levels, channels))
         self.log_inverse = nn.Parameter(torch.zeros(levels, channels))
 
     def gain(self, quality: Tensor | float) -> Tensor:
-        """m at `quality` (any shape, in [0, levels − 1]): (…, channels).
+        """m at `quality` (any shape, in [0, levels + 1]): (…, channels).
 
         Raises ValueError for a float outside; a tensor is clamped."""
-        return self._interpolate(self.log_gain, quality)
+        return self._at(self.log_gain, quality, math.log(self.growth))
 
     def inverse(self, quality: Tensor | float) -> Tensor:
-        """m′ at `quality` (any shape, in [0, levels − 1]): (…, channels).
+        """m′ at `quality` (any shape, in [0, levels + 1]): (…, channels).
 
         Raises ValueError for a float outside; a tensor is clamped."""
-        return self._interpolate(self.log_inverse, quality)
+        return self._at(self.log_inverse, quality, -math.log(self.growth))
 
     @torch.no_grad()
     def initialise(self, lambdas: list[float]) -> None:
@@ -46,12 +51,14 @@ class GainUnit(nn.Module):
         self.log_gain.copy_(logs.expand_as(self.log_gain))
         self.log_inverse.copy_(-self.log_gain)
 
-    def _interpolate(self, logs: Tensor, quality: Tensor | float) -> Tensor:
+    def _at(self, logs: Tensor, quality: Tensor | float, slope: float) -> Tensor:
+        last = self.levels - 1
         if not isinstance(quality, Tensor):
-            check_quality(quality, self.levels)
+            check_quality(quality, last + EXTRA_LEVELS)
         quality = torch.as_tensor(quality, dtype=logs.dtype, device=logs.device)
-        quality = quality.clamp(0, self.levels - 1)  # to look into a tensor would wait for a GPU
-        return interpolate(logs, quality, torch.lerp).exp()
+        quality = quality.clamp(0, last + EXTRA_LEVELS)  # to look into a tensor would wait for a GPU
+        trained = quality.clamp(max=last)
+        return (interpolate(logs, trained, torch.lerp) + slope * (quality - trained).unsqueeze(-1)).exp()
 
 
 def interpolate(logs: Tensor, quality: Tensor, blend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

@@ -266,7 +266,7 @@ def _validation_qualities(qualities: list[float] | None, levels: int) -> list[fl
     qualities = numbers("validation.qualities", qualities)
     try:
         for quality in qualities:
-            check_quality(quality, levels)
+            check_quality(quality, levels - 1)
     except ValueError as error:
         raise ConfigError(f"validation.qualities: {error}") from None
     # val/loss is the mean over the levels, so they are always among them.

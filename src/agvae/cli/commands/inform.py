@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Any
 
 from agvae.cli.jobs import Job
 from agvae.cli.streams import fail, read, say
@@ -19,38 +20,66 @@ def info(options: argparse.Namespace) -> int:
         if options.json:
             say(json.dumps(facts))
         else:
-            facts["grey"] = "yes" if facts["grey"] else "no"
-            lines = [f"{name.replace('_', ' '):13} {value}" for name, value in facts.items()]
+            lines = [f"{name:13} {value}" for name, value in _in_words(facts).items()]
             say("\n".join([""] * (shown > 0) + lines))
         shown += 1
     return status
 
 
-def _facts(job: Job) -> dict[str, str | int | float]:
+def _facts(job: Job) -> dict[str, Any]:
     """The header of the file `job.input`. Raises ValueError, which names the file, or OSError."""
     try:
         data = read(job.input)
-        from agvae.codec.bitstream import unpack
+        from agvae.codec.bitstream import Kind, unpack
         from agvae.metrics import bits_per_pixel
         from agvae.quality import quality_from_fixed
 
-        header, stream = unpack(data)
+        header, body = unpack(data)
     except ValueError as error:
         raise ValueError(f"{job.source}: {error}") from error
+    learned = header.kind is Kind.LEARNED
     return {
         "file": job.input,
         "width": header.width,
         "height": header.height,
         "grey": header.grey,
-        "quality": quality_from_fixed(header.quality),
+        "version": header.version,
+        "body": header.kind.name.lower(),
+        "quality": quality_from_fixed(header.quality) if learned else None,
         "bytes": len(data),
-        "header_bytes": len(data) - len(stream),
+        "header_bytes": len(data) - len(body),
         "alpha_bytes": len(header.alpha),
         "exif_bytes": len(header.exif),
         "icc_bytes": len(header.icc),
+        "xmp_bytes": len(header.xmp),
+        "text_bytes": len(header.text),
         "bpp": bits_per_pixel(len(data), header.width, header.height),
-        "model": header.fingerprint.hex(),
+        "model": header.fingerprint.hex() if learned else None,
     }
+
+
+def _in_words(facts: dict[str, Any]) -> dict[str, str]:
+    """The same for people: rounded, with the model's name, and without what the file has not."""
+    from agvae.quality import QUALITY_STEPS, quality_in_words
+    from agvae.shipped import card_of
+
+    card = card_of(facts["model"] or "")
+    words = {
+        "file": facts["file"],
+        "size": f"{facts['width']}×{facts['height']}" + (", greyscale" if facts["grey"] else ""),
+        "format": f"version {facts['version']}, "
+        + ("learned" if facts["body"] == "learned" else f"lossless, as {_FORMATS[facts['body']]}"),
+    }
+    if facts["model"]:
+        words["model"] = f"{card.name} ({facts['model']})" if card else f"{facts['model']}, which is not with agvae"
+        words["quality"] = quality_in_words(round(facts["quality"] * QUALITY_STEPS), card and card.levels)
+    words["bytes"] = f"{facts['bytes']}, of these {facts['header_bytes']} before the body"
+    words["rate"] = f"{facts['bpp']:.4f} bpp"
+    extras = {"alpha": "alpha", "exif": "EXIF", "icc": "ICC profile", "xmp": "XMP", "text": "text"}
+    return words | {name: f"{facts[f'{key}_bytes']} bytes" for key, name in extras.items() if facts[f"{key}_bytes"]}
+
+
+_FORMATS = {"webp": "WebP", "png": "PNG"}
 
 
 def models(options: argparse.Namespace) -> None:

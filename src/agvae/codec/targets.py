@@ -1,0 +1,45 @@
+"""Targets of an encoder: one quality, rate or metric that a file has to meet."""
+
+import math
+from typing import NamedTuple
+
+from agvae import metrics
+
+NAMES = ("quality", "bpp", "bytes", "psnr", "ms_ssim")
+
+
+class Target(NamedTuple):
+    """`name` is one of NAMES; `value` is in levels, bits per pixel, bytes, dB, or from 0 to 1."""
+
+    name: str
+    value: float
+
+    @property
+    def is_size(self) -> bool:
+        """Whether it bounds the size of the file."""
+        return self.name in ("bpp", "bytes")
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether it is a metric of the decoded picture: a function of agvae.metrics."""
+        return self.name in ("psnr", "ms_ssim")
+
+    def bytes(self, width: int, height: int) -> float:
+        """The size that it bounds, for a picture of these sides."""
+        return self.value * width * height / 8 if self.name == "bpp" else self.value
+
+    def size_in_words(self, size: int, width: int, height: int) -> str:
+        """A size in the target's own unit."""
+        return f"{size} bytes" if self.name == "bytes" else f"{metrics.bits_per_pixel(size, width, height):.4f} bpp"
+
+
+def one_target(values: dict[str, float | None]) -> Target | None:
+    """The one target among `values`, by name; None if there is none.
+
+    Raises ValueError for several, and for a rate or metric that is not a positive number."""
+    given = [Target(name, value) for name, value in values.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"at most one target must be given of {', '.join(NAMES)}, not {len(given)}")
+    if given and given[0].name != "quality" and not (math.isfinite(given[0].value) and given[0].value > 0):
+        raise ValueError(f"{given[0].name} must be a positive number, not {given[0].value}")
+    return given[0] if given else None
