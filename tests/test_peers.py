@@ -328,6 +328,7 @@ def lively(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def test_an_imported_mean_scale_hyperprior_gives_its_picture_and_rates():
+    """It is gain none, symmetric, context none and minnen2018."""
     torch.manual_seed(0)
     theirs = lively(MeanScaleHyperprior(16, 24))
     ours = from_compressai(theirs.state_dict()).eval()
@@ -337,6 +338,7 @@ def test_an_imported_mean_scale_hyperprior_gives_its_picture_and_rates():
     assert expected["likelihoods"]["y"].std() > 0.01
     torch.testing.assert_close(out.x_hat, expected["x_hat"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(out.y_likelihoods, expected["likelihoods"]["y"], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(out.z_likelihoods, expected["likelihoods"]["z"], atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("widths", [(12, 12), (8, 20)])
