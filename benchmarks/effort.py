@@ -22,7 +22,7 @@ from PIL import Image
 from agvae.codec import Codec
 from agvae.evaluation.rd import Curve, bd_rate, pchip, quality_db
 from agvae.files import write_atomically
-from agvae.metrics import ms_ssim, psnr
+from agvae.metrics import bits_per_pixel, ms_ssim, psnr
 from agvae.quality import half_levels
 
 
@@ -43,7 +43,7 @@ def code(codec, image, quality, effort):
     return {
         "effort": effort,
         "quality": quality,
-        "bpp": 8 * len(data) / (image.width * image.height),
+        "bpp": bits_per_pixel(len(data), image.width, image.height),
         "psnr-rgb": psnr(image, decoded),
         "ms-ssim-rgb": None if math.isnan(value := ms_ssim(image, decoded)) else value,
         "seconds": seconds * 1e6 / (image.width * image.height),

@@ -1,25 +1,26 @@
 """Streams written and read under every combination of circumstances: in exact arithmetic, and beside it in floats.
 
-    python benchmarks/exactness.py [--quick] [--images FOLDER] [--size 192x128] [--floats 24] [--models FILE …]
+    python benchmarks/exactness.py [--quick | --cuda] [--images FOLDER] [--size WxH] [--floats N] [--models MODEL …]
 
-Each environment is a process of its own: 1 or 2 threads, ATEN_CPU_CAPABILITY default, avx2 or avx512,
-DNNL_MAX_CPU_ISA SSE41, AVX2 or unset; and a CUDA device where there is one. In each, the networks run on contiguous
-and on channels-last tensors, on one picture at a time and on all in one batch. First every environment writes the
-streams of all pictures, models and qualities; then every environment reads what all have written. A stream counts as
-read if it ends as it should with the CRC-32 of its symbols, and, in exact arithmetic, if the picture is within one
-8-bit level of its writer's. Streams of equal bytes are read once, and count for all who wrote them.
+Each environment is a process of its own: 1 or 2 threads, ATEN_CPU_CAPABILITY default, avx2 or, where the processor has
+it, avx512, DNNL_MAX_CPU_ISA SSE41, AVX2 or unset; and a CUDA device where there is one. In each, the networks run on
+contiguous and on channels-last tensors, on one picture at a time and on all in one batch. First every environment
+writes the streams of all pictures, models and qualities; then every environment reads what all have written. A stream
+counts as read if it ends as it should with the CRC-32 of its symbols, and, in exact arithmetic, if the picture is
+within one 8-bit level of its writer's. Streams of equal bytes are read once, and count for all who wrote them.
+
+--cuda takes the CPU as it is and the CUDA device alone, which is a matter of minutes: what one writes the other reads.
 
 Floats: the same program with the model as it was trained in the place of its exact form. That is what decoding would
 be without the exact form, no part of the codec. They take most of the time, for each environment makes streams of its
 own; --floats takes fewer of the pictures for them.
 
 Pictures: 24 crops of photos that scikit-image ships (up to 448×256), or of the pictures of a folder; sides are
-multiples of 64. Models: one for each context, with random weights that make symbols and σ spread as trained ones do and
-further, or files given. The results are Markdown tables on standard output.
+multiples of 64. Models: contexts by name, with random weights that make symbols and σ spread as trained ones do and
+further; shipped models by name; model files. The results are Markdown tables on standard output.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -30,44 +31,21 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from common import entropy_layer, random_model, table
+from exactness_worker import ARITHMETICS, QUALITIES, float_model, qualities
 
 from agvae.codec import model_file
 from agvae.data.bundled_photos import sample_photos
 from agvae.data.layouts import list_images
-from agvae.entropy.coder import CodingError, Decoder, Encoder
-from agvae.entropy.tables import scale_index
 from agvae.images import load_rgb
-from agvae.models import AGVAE
-from agvae.models.coding_order import WholeFeatures
 from agvae.models.context import CONTEXTS
-from agvae.quality import QUALITY_STEPS
 
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "retina.jpg")
 COUNT = 24
-QUALITIES = 5
-ARITHMETICS = ("exact", "float")
-
-
-class Circumstances(NamedTuple):
-    """Under which a stream is written or read."""
-
-    device: str
-    threads: str
-    aten: str
-    dnnl: str
-    layout: str
-    batch: str
-
-    @property
-    def environment(self):
-        """What is a matter of the whole process."""
-        return self[:4]
-
+WORKER = Path(__file__).with_name("exactness_worker.py")
 
 DIMENSIONS = {
     "device": "CPU or CUDA",
@@ -79,18 +57,16 @@ DIMENSIONS = {
 }
 
 
-def environments(quick):
-    """All that this machine can have."""
-    if quick:
-        found = [("cpu", "1", "avx512", ""), ("cpu", "2", "avx2", "AVX2"), ("cpu", "1", "default", "SSE41")]
-    else:
-        found = list(product(("cpu",), "12", ("default", "avx2", "avx512"), ("SSE41", "AVX2", "")))
-    return found + ([("cuda", "1", "avx512", "")] if torch.cuda.is_available() else [])
-
-
-def circumstances(environment):
-    """The four ways to run in an environment."""
-    return [Circumstances(*environment, *rest) for rest in product(("contiguous", "channels last"), ("one", "many"))]
+def environments(options):
+    """All that this machine can have, as far as they are asked for."""
+    best = "avx512" if torch.cpu._is_avx512_supported() else "avx2"
+    cuda = [("cuda", "1", best, "")] if torch.cuda.is_available() else []
+    if options.cuda:
+        return [("cpu", "1", best, ""), *cuda]
+    if options.quick:
+        return [("cpu", "1", best, ""), ("cpu", "2", "avx2", "AVX2"), ("cpu", "1", "default", "SSE41"), *cuda]
+    levels = ["default", "avx2", "avx512"][: 3 if best == "avx512" else 2]
+    return [*product(("cpu",), "12", levels, ("SSE41", "AVX2", "")), *cuda]
 
 
 def lively_model(context):
@@ -99,13 +75,6 @@ def lively_model(context):
     with torch.no_grad():
         entropy_layer(model).weight *= 3
     return model
-
-
-def float_model(file):
-    """The model of a file as it was trained."""
-    model = AGVAE.from_config(file.config)
-    model.load_state_dict({name: weight.float() for name, weight in file.weights.items()})
-    return model.eval()
 
 
 def pictures(folder, width, height):
@@ -121,150 +90,6 @@ def pictures(folder, width, height):
     return np.stack(crops)
 
 
-def qualities(model):
-    """Five over the model's range, in the stream's fixed point."""
-    return [round(q * QUALITY_STEPS) / QUALITY_STEPS for q in np.linspace(0, model.levels - 1, QUALITIES)]
-
-
-class Worker:
-    """Writes and reads streams under one set of circumstances."""
-
-    def __init__(self, file, arithmetic, here):
-        self.tables = file.tables
-        self.model = file.build() if arithmetic == "exact" else float_model(file)
-        self.paints = arithmetic == "exact"
-        self.device, self.many = here.device, here.batch == "many"
-        self.format = torch.channels_last if here.layout == "channels last" else torch.contiguous_format
-        self.model.to(self.device, memory_format=self.format)
-
-    def batches(self, items):
-        """The items in lists that are worked on together."""
-        return [items] if self.many else [[item] for item in items]
-
-    def place(self, x):
-        return x.to(self.device).contiguous(memory_format=self.format)
-
-    def indices(self, parameters):
-        """Scale indices of either side, (B, n) uint8."""
-        return [scale_index(sigma).flatten(1).cpu().numpy() for sigma in (parameters.sigma_l, parameters.sigma_r)]
-
-    def write(self, pixels, quality):
-        """Streams and pictures of a list of (H, W, 3) uint8."""
-        model, encoders = self.model, [Encoder(self.tables) for _ in pixels]
-        y_bar = model.analyze(self.place(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255), quality)
-        z = model.hyper_symbols(model.hyper_analyze(y_bar, quality))
-        for encoder, symbols in zip(encoders, z.to(torch.int32).flatten(2).cpu().numpy(), strict=True):
-            encoder.push_z(symbols)
-
-        def push(cell, residuals, parameters):
-            symbols = residuals.round()
-            integers = symbols.to(torch.int32).flatten(1).cpu().numpy()
-            for encoder, *one in zip(encoders, integers, *self.indices(parameters), strict=True):
-                encoder.push_y(*one)
-            return symbols
-
-        features = model.hyper_features(self.place(z + model.prior.medians), quality)
-        y_hat = model.encode(y_bar, WholeFeatures(features), push)
-        return [encoder.finish() for encoder in encoders], self.paint(y_hat, quality)
-
-    def read(self, streams, quality, height, width):
-        """For each stream its picture, or None if it does not decode."""
-        model, decoders, height, width = self.model, [], height // 64, width // 64
-        decoders = [Decoder(self.tables, stream) for stream in streams]
-        z = torch.zeros(len(streams), model.N, height, width)
-
-        def attempt(index, read):
-            # Where one of many fails, the others go on.
-            if decoders[index] is None:
-                return None
-            try:
-                return read(decoders[index])
-            except CodingError:
-                decoders[index] = None
-
-        for index, symbols in enumerate(z):
-            found = attempt(index, lambda decoder: decoder.pop_z(height * width))
-            if found is not None:
-                symbols.copy_(torch.from_numpy(found).view_as(symbols))
-
-        def pop(cell, parameters):
-            symbols = torch.zeros(parameters.mu.shape)
-            for index, (left, right) in enumerate(zip(*self.indices(parameters), strict=True)):
-                found = attempt(index, lambda decoder: decoder.pop_y(left, right))  # noqa: B023, called at once
-                if found is not None:
-                    symbols[index] = torch.from_numpy(found).view(symbols.shape[1:])
-            return symbols.to(self.device)
-
-        features = model.hyper_features(self.place(z + model.prior.medians.cpu()), quality)
-        y_hat = model.decode(WholeFeatures(features), pop)
-        for index in range(len(streams)):
-            attempt(index, lambda decoder: decoder.finish())
-        pictures = self.paint(y_hat, quality)
-        return [picture if decoder else None for picture, decoder in zip(pictures, decoders, strict=True)]
-
-    def paint(self, y_hat, quality):
-        """Pictures (B, H, W, 3) uint8; in floats it is enough to know whether the symbols come back."""
-        if not self.paints:
-            return np.zeros((len(y_hat), 1, 1, 3), np.uint8)
-        x_hat = self.model.synthesize(self.place(y_hat), quality).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return x_hat.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def jobs(folder, environment):
-    """(circumstances, arithmetic, model's name, its worker) for all that a process does."""
-    for path in sorted(folder.glob("*.safetensors")):
-        file = model_file.load(path)
-        for here in circumstances(environment):
-            for arithmetic in ARITHMETICS:
-                yield here, arithmetic, path.stem, Worker(file, arithmetic, here)
-
-
-@torch.inference_mode()
-def write(folder, environment):
-    """Store each stream, and its picture, under its hash; write an index: which circumstances made which streams."""
-    pixels, index = np.load(folder / "pictures.npy"), []
-    for here, arithmetic, name, worker in jobs(folder, environment):
-        for quality in qualities(worker.model):
-            hashes = []
-            taken = pixels if arithmetic == "exact" else pixels[: int((folder / "floats").read_text())]
-            for batch in worker.batches(list(taken)):
-                for stream, picture in zip(*worker.write(batch, quality), strict=True):
-                    key = hashlib.sha256(f"{name} {arithmetic} {quality}".encode() + stream).hexdigest()[:24]
-                    target = folder / "streams" / key
-                    if not target.exists():
-                        np.save(target.with_suffix(".npy"), picture)
-                        target.write_bytes(stream)
-                    hashes.append(key)
-            index.append((here, arithmetic, name, quality, hashes))
-    save(folder / "written", environment, index)
-
-
-@torch.inference_mode()
-def read(folder, environment):
-    """Read each stream that anybody wrote once in each of the four ways; write an index of what came out."""
-    wanted, (_, height, width, _) = {}, np.load(folder / "pictures.npy", mmap_mode="r").shape
-    for path in (folder / "written").iterdir():
-        for _, arithmetic, name, quality, hashes in json.loads(path.read_text()):
-            wanted.setdefault((arithmetic, name, quality), set()).update(hashes)
-    index = []
-    for here, arithmetic, name, worker in jobs(folder, environment):
-        outcomes = {}
-        for quality in qualities(worker.model):
-            for keys in worker.batches(sorted(wanted[arithmetic, name, quality])):
-                paths = [folder / "streams" / key for key in keys]
-                found = worker.read([path.read_bytes() for path in paths], quality, height, width)
-                for key, path, picture in zip(keys, paths, found, strict=True):
-                    if picture is not None:
-                        picture = int(np.abs(picture.astype(int) - np.load(path.with_suffix(".npy"))).max())
-                    outcomes[key] = picture
-        index.append((here, arithmetic, name, outcomes))
-    save(folder / "read", environment, index)
-
-
-def save(folder, environment, index):
-    (folder / ("-".join(environment) + ".json")).write_text(json.dumps(index))
-
-
 def run(part, folder, environment):
     """`part` in a process of its own."""
     _, threads, aten, dnnl = environment
@@ -273,9 +98,7 @@ def run(part, folder, environment):
     variables.pop("DNNL_MAX_CPU_ISA", None)
     if dnnl:
         variables["DNNL_MAX_CPU_ISA"] = dnnl
-    subprocess.run(
-        [sys.executable, __file__, "--worker", part, str(folder), json.dumps(environment)], env=variables, check=True
-    )
+    subprocess.run([sys.executable, WORKER, part, str(folder), json.dumps(environment)], env=variables, check=True)
 
 
 def compare(folder):
@@ -343,43 +166,46 @@ def cost(folder, names):
     table(("model", *(f"quality {share:.0%}" for share in np.linspace(0, 1, QUALITIES))), rows)
 
 
+def store(models, folder):
+    """Put the models into the folder: contexts with random weights, shipped models, files; returns their names."""
+    names = []
+    for model in models:
+        file = model_file.from_model(lively_model(model)) if model in CONTEXTS else model_file.load(model)
+        names.append(Path(model).stem)
+        file.save(folder / f"{names[-1]}.safetensors")
+    return names
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three environments in the place of eighteen")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="three environments in the place of all")
+    extent.add_argument("--cuda", action="store_true", help="the CPU and the CUDA device alone")
     parser.add_argument("--images", type=Path, help="a folder of pictures, none smaller than the crops")
     parser.add_argument("--size", default="192x128", metavar="WxH", help="of the crops")
     parser.add_argument("--floats", type=int, default=COUNT, metavar="COUNT", help="of the pictures, for floats")
-    parser.add_argument("--models", type=Path, nargs="+", help="model files in the place of random weights")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--models", nargs="+", default=list(CONTEXTS), metavar="MODEL", help="contexts, shipped models or model files"
+    )
     options = parser.parse_args()
-    if options.worker:
-        part, folder, environment = options.worker
-        {"write": write, "read": read}[part](Path(folder), tuple(json.loads(environment)))
-        return
-    begin = time.perf_counter()
+    if options.cuda and not torch.cuda.is_available():
+        parser.error("--cuda needs a CUDA device, and torch finds none")
+    begin, found = time.perf_counter(), environments(options)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         for name in ("streams", "written", "read"):
             (folder / name).mkdir()
         (folder / "floats").write_text(str(options.floats))
         np.save(folder / "pictures.npy", pictures(options.images, *map(int, options.size.split("x"))))
-        if options.models:
-            names = [path.stem for path in options.models]
-            for path in options.models:
-                (folder / path.name).write_bytes(path.read_bytes())
-        else:
-            names = list(CONTEXTS)
-            for name in names:
-                model_file.from_model(lively_model(name)).save(folder / f"{name}.safetensors")
+        names = store(options.models, folder)
         cost(folder, names)
         for part in ("write", "read"):
             with ThreadPoolExecutor(2) as pool:
-                list(pool.map(lambda environment: run(part, folder, environment), environments(options.quick)))  # noqa: B023
+                list(pool.map(lambda environment: run(part, folder, environment), found))  # noqa: B023
         report(folder, names)
     print(f"CUDA: {'run' if torch.cuda.is_available() else 'not run, no device'}.", end=" ")
-    circumstances = 4 * len(environments(options.quick))
     print(f"{COUNT} pictures ({options.floats} in floats) of {options.size}, {QUALITIES} qualities,", end=" ")
-    print(f"{circumstances} circumstances,", end=" ")
+    print(f"{4 * len(found)} circumstances,", end=" ")
     print(f"{(time.perf_counter() - begin) / 60:.1f} minutes; torch {torch.__version__}.")
 
 

@@ -36,9 +36,15 @@ def require(condition, message):
 # Container
 
 
-class Header(NamedTuple):
-    """Everything before the stream; `checksum` is the CRC-32 of all bytes before `length`."""
+LEARNED, WEBP, PNG = 0, 1, 2
+EXTRAS = {"alpha": 2, "exif": 4, "icc_profile": 8, "xmp": 16, "text": 32}
 
+
+class Header(NamedTuple):
+    """Everything before the body; `checksum` is the CRC-32 of all bytes before `length`."""
+
+    version: int
+    kind: int
     fingerprint: bytes
     width: int
     height: int
@@ -60,16 +66,21 @@ def read_varint(data, position):
 
 
 def read_container(data):
-    """Header and stream of a file."""
+    """Header and body of a file."""
     require(len(data) >= 9 and data[:3] == b"AGV", "this is not an AGV file")
-    require(data[3] == 1, f"the format version must be 1, not {data[3]}")
-    flags = data[4]
-    require(flags < 16, f"the flags {flags:#x} are unknown")
-    position, numbers, extras = 9, [], {}
-    for _ in range(3):
-        number, position = read_varint(data, position)
-        numbers.append(number)
-    for flag, name in ((2, "alpha"), (4, "exif"), (8, "icc_profile")):
+    version, flags = data[3], data[4]
+    require(version in (1, 2), f"the format version must be 1 or 2, not {version}")
+    require(flags < (16 if version == 1 else 64), f"the flags {flags:#x} are unknown")
+    kind, position = (LEARNED, 5) if version == 1 else (data[5], 6)
+    require(kind <= PNG, f"the kind of body must be 0, 1 or 2, not {kind}")
+    fingerprint, quality, extras = b"", 0, {}
+    if kind == LEARNED:
+        fingerprint, position = data[position : position + 4], position + 4
+    width, position = read_varint(data, position)
+    height, position = read_varint(data, position)
+    if kind == LEARNED:
+        quality, position = read_varint(data, position)
+    for name, flag in EXTRAS.items():
         if flags & flag:
             length, position = read_varint(data, position)
             require(0 < length <= len(data) - position, f"the file must hold {length} bytes of {name}")
@@ -77,11 +88,15 @@ def read_container(data):
             position += length
     checksum = zlib.crc32(data[:position])
     length, position = read_varint(data, position)
-    width, height, quality = numbers
     require(width and height, f"the size must be positive, not {width}×{height}")
-    require(length == len(data) - position, f"the stream must have {length} bytes, not {len(data) - position}")
-    header = Header(data[5:9], width, height, quality / 1024, bool(flags & 1), extras, checksum)
-    return header, data[position:]
+    require(max(width, 64) * max(height, 64) <= MAX_PIXELS, "the picture has too many pixels")
+    require(length == len(data) - position, f"the body must have {length} bytes, not {len(data) - position}")
+    body = data[position:]
+    if kind != LEARNED:
+        found, body = int.from_bytes(body[:4], "little"), body[4:]
+        require(found == zlib.crc32(body, checksum), "the checksum must match")
+    header = Header(version, kind, fingerprint, width, height, quality / 1024, bool(flags & 1), extras, checksum)
+    return header, body
 
 
 # Model file
@@ -125,8 +140,11 @@ def read_model(path):
 def check_header(header, stream, model):
     """Refuse a file before memory is spent on it."""
     require(header.fingerprint == model.fingerprint, "another model made this file")
-    require(header.quality <= model.config["gain"]["levels"] - 1, "the quality is past the model's last level")
-    require(max(header.width, 64) * max(header.height, 64) <= MAX_PIXELS, "the picture has too many pixels")
+    last, beyond = model.config["gain"]["levels"] - 1, model.config["gain"]["name"] != "none"
+    limit = last + 2 if header.version == 2 and beyond else last
+    require(header.quality <= limit, "the quality is past the model's last level")
+    needed = header.quality > last or header.extras.keys() & {"xmp", "text"}
+    require(header.version == 1 or needed, "the version must be the lowest that holds the file")
     t = model.tables
     likeliest = np.diff(t["sign"], axis=1, prepend=0, append=2**20).max()
     bits = 256 * model.config["transforms"]["M"] // 16 * -np.log2(likeliest / 2**20)
@@ -260,9 +278,11 @@ def interpolated_log(model, unit, quality):
     if f"{unit}.log_inverse" not in model.weights:
         return None
     logs = model.weights[f"{unit}.log_inverse"].astype(np.float64)
-    lower = int(quality)
+    trained = min(quality, len(logs) - 1)
+    lower = int(trained)
     upper = min(lower + 1, len(logs) - 1)
-    return logs[lower] + (quality - lower) * (logs[upper] - logs[lower])
+    log = logs[lower] + (trained - lower) * (logs[upper] - logs[lower])
+    return log - (quality - trained) * np.log(2.0) if unit == "gain" else log
 
 
 # Layers, over maps (H, W, channels); the same for exact and floating-point arithmetic
@@ -538,44 +558,67 @@ def sigmoid(x):
         return 1 / (1 + np.exp(-x))
 
 
-def picture(parsed, model):
-    """The picture of a parsed file, with its extras."""
+def learned_pixels(parsed, model):
+    """The pixels of a parsed file, (height, width, 3) uint8."""
     header, y_hat = parsed.header, parsed.y_hat
-    alpha = read_alpha(header) if "alpha" in header.extras else None
-    info = {key: inflate(header.extras[key]) for key in ("exif", "icc_profile") if key in header.extras}
     log = interpolated_log(model, "gain", header.quality)
     if log is not None:
         y_hat = y_hat * np.exp(log).astype(np.float32)
     x_hat = Synthesis(model)(y_hat)[: header.height, : header.width]
-    pixels = np.rint(np.clip(x_hat, 0, 1) * 255).astype(np.uint8)
-    if header.grey:
-        pixels = (pixels.astype(int) @ [19595, 38470, 7471] + 32768 >> 16).astype(np.uint8)
-    image = Image.fromarray(pixels)
-    if alpha is not None:
-        image.putalpha(alpha)
+    return np.rint(np.clip(np.nan_to_num(x_hat), 0, 1) * 255).astype(np.uint8)
+
+
+def with_extras(image, header):
+    """The picture with alpha and metadata; a colour image becomes grey if the header says so."""
+    if header.grey and image.mode == "RGB":
+        grey = np.array(image).astype(int) @ [19595, 38470, 7471] + 32768 >> 16
+        image = Image.fromarray(grey.astype(np.uint8))
+    info = {name: inflate(block) for name, block in header.extras.items() if name != "alpha"}
+    if "text" in info:
+        try:
+            info["text"] = json.loads(info["text"])
+        except ValueError as error:
+            raise DamagedFileError(f"the text is not JSON: {error}") from error
+    if "alpha" in header.extras:
+        image.putalpha(read_image(header.extras["alpha"], "PNG", ("L",), header))
     image.info.update(info)
     return image
 
 
-def read_alpha(header):
-    """The alpha channel."""
+def read_image(data, name, modes, header):
+    """A PNG or WebP file of the picture's size."""
     try:
-        alpha = Image.open(io.BytesIO(header.extras["alpha"]), formats=["PNG"])
-        require(alpha.mode == "L" and alpha.size == (header.width, header.height), "the alpha channel must fit")
-        alpha.load()
+        image = Image.open(io.BytesIO(data), formats=[name])
+        require(image.mode in modes, f"the mode must be one of {modes}, not {image.mode}")
+        require(image.size == (header.width, header.height), "the size must be that of the header")
+        image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"the alpha channel cannot be read: {error}") from error
-    return alpha
+        raise DamagedFileError(f"a {name} file in it cannot be read: {error}") from error
+    image.info.clear()
+    return image
+
+
+def decode(data, model=None):
+    """The picture of a file; a lossless body needs no model."""
+    header, body = read_container(data)
+    if header.kind == WEBP:
+        require(body[12:16] == b"VP8L", "the WebP file must be a simple lossless one")
+        return with_extras(read_image(body, "WEBP", ("RGB",), header), header)
+    if header.kind == PNG:
+        return with_extras(read_image(body, "PNG", ("1", "L", "RGB", "I;16"), header), header)
+    require(model is not None, "a learned body needs the model that made it: --model")
+    parsed = parse(data, model)
+    return with_extras(Image.fromarray(learned_pixels(parsed, model)), header)
 
 
 def inflate(data):
-    """An EXIF block or ICC profile."""
+    """A block of metadata."""
     inflater = zlib.decompressobj()
     try:
         block = inflater.decompress(data, INFLATED_MAX)
     except zlib.error as error:
-        raise DamagedFileError(f"an EXIF block or ICC profile does not inflate: {error}") from error
-    require(inflater.eof and not inflater.unused_data, "an EXIF block or ICC profile must end where it should")
+        raise DamagedFileError(f"a block of metadata does not inflate: {error}") from error
+    require(inflater.eof and not inflater.unused_data, "a block of metadata must end where it should")
     return block
 
 
@@ -584,14 +627,15 @@ def main():
     parser = argparse.ArgumentParser(description="Decode an .agv file with NumPy.")
     parser.add_argument("input")
     parser.add_argument("output")
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", help="the model file of a learned body")
     options = parser.parse_args()
     try:
-        model = read_model(options.model)
-        image = picture(parse(Path(options.input).read_bytes(), model), model)
+        model = read_model(options.model) if options.model else None
+        image = decode(Path(options.input).read_bytes(), model)
     except DamagedFileError as error:
         sys.exit(f"{options.input}: {error}")
-    image.save(options.output, "PNG", **image.info)
+    metadata = {name: image.info[name] for name in ("exif", "icc_profile") if name in image.info}
+    image.save(options.output, "PNG", **metadata)
 
 
 if __name__ == "__main__":

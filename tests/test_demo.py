@@ -17,7 +17,7 @@ from PIL import Image
 
 from agvae import BitstreamError, Codec, TargetError, cli
 from agvae.codec import model_file
-from agvae.data.sample import sample_photos
+from agvae.data.bundled_photos import sample_photos
 from agvae.demo import coding, figures
 from agvae.images import picture_of
 from agvae.metrics import psnr

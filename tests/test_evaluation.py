@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ class FakeCodec:
     name = "Fake AG-VAE"
     levels = 3
     device = torch.device("cpu")
+    info: ClassVar = {"run": "0123abcd"}
+    config: ClassVar = {"gain": {"name": "hcvr", "levels": 3}}
+    fingerprint = b"fake"
 
     def __init__(self):
         self.analyses = 0
@@ -87,7 +91,7 @@ def configure(tmp_path, pictures):
 @pytest.fixture
 def fake_model(monkeypatch):
     """Every checkpoint is a FakeCodec."""
-    monkeypatch.setattr("agvae.codec.codec.open_codec", lambda name, device: FakeCodec())
+    monkeypatch.setattr("agvae.codec.open_codec", lambda name, device: FakeCodec())
 
 
 @pytest.mark.parametrize(

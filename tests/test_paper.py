@@ -18,6 +18,7 @@ from agvae.models.context import CONTEXTS
 from agvae.quality import quality_from_fixed
 from agvae.reporting import paper
 from agvae.reporting.latents import bit_map, bits, expected_histogram, gaussian_of
+from agvae.reporting.paper.pictures import PAPER_BOXES, PAPER_TARGETS, detailed_boxes
 
 # Wide enough for rates that classical codecs have too: 0.62 to 0.71 bpp.
 WIDE = {**TINY, "transforms": {"name": "minnen2018", "N": 8, "M": 64}}
@@ -251,10 +252,10 @@ def test_side_by_side_of_a_picture_too_small_for_ms_ssim(draw, tmp_path, photo):
 def test_boxes_are_where_most_happens():
     image = np.full((300, 400, 3), 128, np.uint8)
     image[150:, 130:250] = np.random.default_rng(0).integers(0, 255, (150, 120, 1))
-    (x, y, width, height), _ = paper.detailed_boxes(image)
+    (x, y, width, height), _ = detailed_boxes(image)
     assert (x, y, width, height) == (120, 120, 120, 120)
     for shape in ((1, 1, 3), (5, 900, 3)):
-        for x, y, width, height in paper.detailed_boxes(np.zeros(shape, np.uint8)):
+        for x, y, width, height in detailed_boxes(np.zeros(shape, np.uint8)):
             assert 0 <= x < x + width <= shape[1]
             assert 0 <= y < y + height <= shape[0]
 
@@ -368,8 +369,8 @@ def test_an_output_that_cannot_be_written_is_said(refused, tmp_path):
 
 
 def test_the_papers_own_boxes_lie_in_pictures_of_kodak():
-    for boxes in paper.PAPER_BOXES.values():
+    for boxes in PAPER_BOXES.values():
         for x, y, width, height in boxes:
             assert x + width <= 768
             assert y + height <= 512
-    assert {target.picture for target in paper.PAPER_TARGETS} == paper.PAPER_BOXES.keys()
+    assert {target.picture for target in PAPER_TARGETS} == PAPER_BOXES.keys()

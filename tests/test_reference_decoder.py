@@ -47,7 +47,7 @@ def test_golden_files_decode_to_the_same_symbols_and_pictures(case):
     assert np.array_equal(parsed.z, expected["z"])
     assert np.array_equal(parsed.y, expected["y"])
     if "pixels" in expected:
-        image = reference.picture(parsed, model)
+        image = reference.decode(data, model)
         ours = Codec.load(GOLDEN / f"{case}.safetensors").decompress(data)
         assert (image.mode, image.size) == (ours.mode, ours.size)
         assert largest_difference(image, ours) <= 1
@@ -103,7 +103,7 @@ def test_latents_are_equal_to_the_last_bit(tmp_path, photo, context, transforms,
         model.hyper_gain.log_inverse.uniform_(-10, -8)
     file = model_file.from_model(model)
     file.save(tmp_path / "model.safetensors")
-    data = Codec(file).compress(photo.crop((200, 50, 300, 120)), quality=1.3)
+    data = Codec(file).compress(photo.crop((200, 50, 300, 120)), quality=1.3, lossless=False)
     parsed = reference.parse(data, reference.read_model(tmp_path / "model.safetensors"))
     assert np.array_equal(parsed.y_hat, latent_by_torch(file, parsed))
     assert len(np.unique(parsed.y_hat - np.rint(parsed.y_hat))) > 100  # means are not all at the limit
@@ -114,8 +114,8 @@ def assert_decodes_shipped_model(name, photo, size, qualities):
     assert model.fingerprint == codec.fingerprint
     crop = photo.crop((100, 60, 100 + size, 60 + size))
     for quality in qualities:
-        data = codec.compress(crop, quality=quality)
-        image = reference.picture(reference.parse(data, model), model)
+        data = codec.compress(crop, quality=quality, lossless=False)
+        image = reference.decode(data, model)
         assert largest_difference(image, codec.decompress(data)) <= 1
 
 
@@ -145,9 +145,8 @@ def test_the_luma_is_pillows():
     case = "v1-quadtree-two_piece"
     data, model = golden(case)
     parsed = reference.parse(data, model)
-    grey = np.array(reference.picture(parsed, model))[..., 0]
-    colour = parsed._replace(header=parsed.header._replace(grey=False, extras={}))
-    assert np.array_equal(grey, np.array(reference.picture(colour, model).convert("L")))
+    grey = np.array(reference.decode(data, model))[..., 0]
+    assert np.array_equal(grey, np.array(Image.fromarray(reference.learned_pixels(parsed, model)).convert("L")))
 
 
 @pytest.mark.parametrize("case", ["v1-none-symmetric", "v1-multiscale-half_mass", "v1-quadtree-two_piece"])
@@ -158,7 +157,7 @@ def test_damaged_files_end_in_an_error(case):
         flipped = bytearray(data)
         flipped[position] ^= 1 << int(rng.integers(8))
         with pytest.raises(reference.DamagedFileError):
-            reference.picture(reference.parse(bytes(flipped), model), model)
+            reference.decode(bytes(flipped), model)
     for length in [0, 3, 8, 12, len(data) // 2, len(data) - 4, len(data) - 1]:
         with pytest.raises(reference.DamagedFileError):
             reference.parse(data[:length], model)
@@ -178,5 +177,5 @@ def test_an_alpha_channel_of_another_size_is_an_error():
     file = io.BytesIO()
     Image.new("L", (3, 3)).save(file, "PNG")
     header = parsed.header._replace(extras={"alpha": file.getvalue()})
-    with pytest.raises(reference.DamagedFileError, match="alpha"):
-        reference.picture(parsed._replace(header=header), model)
+    with pytest.raises(reference.DamagedFileError, match="size"):
+        reference.with_extras(Image.new("RGB", (header.width, header.height)), header)

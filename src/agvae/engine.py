@@ -4,11 +4,14 @@ import json
 import logging
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from agvae.errors import ConfigError, DataError, numbers
+
+if TYPE_CHECKING:
+    from agvae.evaluation.runner import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +32,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     use_threads(cfg.threads)
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
-    programs = OmegaConf.to_container(cfg.programs, resolve=True)
+    programs = cast("dict[str, Any]", OmegaConf.to_container(cfg.programs, resolve=True))
     others, missing = evaluation.available_codecs([str(name) for name in _as_list(cfg.codecs)], programs)
     dataset, paths = evaluation_images(cfg.data)
     on_kodak = evaluation.slug(dataset) == "kodak"
-    stand_ins = {name: evaluation.stand_in(name) if on_kodak else None for name in missing}
-    for name, reason in missing.items():
-        curve = stand_ins[name]
-        instead = "it is left out" if curve is None else f"its published curve on Kodak, {curve.name}, stands in"
-        log.warning("%s; %s", reason, instead)
+    stand_ins = _stand_ins(missing, on_kodak)
     codec = open_codec(str(cfg.checkpoint), str(cfg.device))
     if cfg.name is not None:
         codec.name = str(cfg.name)
@@ -48,21 +47,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     codecs: list[Any] = [model, *others]
     measured = evaluation.evaluate_codecs(codecs, paths)
-    if not measured.rows:
-        reasons = [f"{path}: {reason}" for path, reason in measured.skipped.items()]
-        raise DataError("no image was evaluated" + (f"; {reasons[0]}" if reasons else ": interrupted"))
-
+    _check_measured(measured, on_kodak)
     curves = measured.curves()
     for curve in curves:
         evaluation.write_curve(curve, results / f"{evaluation.slug(curve.name)}.json")
     measured.write_csv(output / "per_image.csv")
-
-    if on_kodak and len(measured.images) != evaluation.KODAK_IMAGES:
-        log.warning(
-            "published curves are means over all %d images of Kodak, these results are over %d",
-            evaluation.KODAK_IMAGES,
-            len(measured.images),
-        )
     title = f"{dataset}, mean over {len(measured.images)} images"
     _write_plots(output, title, curves, others, on_kodak, list(stand_ins.values()))
     ours, anchors = curves[0], curves[1:]
@@ -86,6 +75,33 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     write_atomically(output / "summary.json", f"{json.dumps(summary, indent=2, allow_nan=False)}\n".encode())
     _print_tables(ours, title, rates, output)
     return summary
+
+
+def _stand_ins(missing: dict[str, str], on_kodak: bool) -> dict[str, Any]:
+    """For each codec that is missing, its published curve or None; a warning gives the reason and the stand-in."""
+    from agvae import evaluation
+
+    stand_ins = {name: evaluation.stand_in(name) if on_kodak else None for name in missing}
+    for name, reason in missing.items():
+        curve = stand_ins[name]
+        instead = "it is left out" if curve is None else f"its published curve on Kodak, {curve.name}, stands in"
+        log.warning("%s; %s", reason, instead)
+    return stand_ins
+
+
+def _check_measured(measured: "Evaluation", on_kodak: bool) -> None:
+    """Raise DataError if no image was evaluated; warn if published curves are means over other images."""
+    from agvae.evaluation import KODAK_IMAGES
+
+    if not measured.rows:
+        reasons = [f"{path}: {reason}" for path, reason in measured.skipped.items()]
+        raise DataError("no image was evaluated" + (f"; {reasons[0]}" if reasons else ": interrupted"))
+    if on_kodak and len(measured.images) != KODAK_IMAGES:
+        log.warning(
+            "published curves are means over all %d images of Kodak, these results are over %d",
+            KODAK_IMAGES,
+            len(measured.images),
+        )
 
 
 def _write_plots(output: Path, title: str, curves: list, others: list, on_kodak: bool, stand_ins: list) -> None:

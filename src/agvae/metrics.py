@@ -13,7 +13,10 @@ from numpy.typing import ArrayLike
 from agvae.errors import ConfigError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
+
+    Pixels = ArrayLike | Image
 
 MS_SSIM_SMALLEST_SIDE = 161
 """In pixels. Four halvings must leave more than the 10 pixels around the centre of an 11-tap window: 10 · 2⁴ + 1."""
@@ -30,7 +33,7 @@ def bits_per_pixel(size: int, width: int, height: int) -> float:
     return 8 * size / (width * height)
 
 
-def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
+def psnr(reference: "Pixels", decoded: "Pixels") -> float:
     """Peak signal-to-noise ratio in dB: 10·log10(255² / MSE), the mean over pixels and channels together.
 
     Infinite for equal images.
@@ -38,12 +41,12 @@ def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
     >>> round(psnr(np.full((2, 2, 3), 100, np.uint8), np.full((2, 2, 3), 101, np.uint8)), 2)
     48.13
     """
-    reference, decoded = _pair(reference, decoded)
+    x, x_hat = _pair(reference, decoded)
     total = 0
-    for row in range(0, len(reference), _ROWS):  # so that memory does not grow with the picture
-        difference = reference[row : row + _ROWS].astype(np.int32) - decoded[row : row + _ROWS]
+    for row in range(0, len(x), _ROWS):  # so that memory does not grow with the picture
+        difference = x[row : row + _ROWS].astype(np.int32) - x_hat[row : row + _ROWS]
         total += int((difference * difference).sum(dtype=np.int64))
-    return 10 * math.log10(255**2 * reference.size / total) if total else math.inf
+    return 10 * math.log10(255**2 * x.size / total) if total else math.inf
 
 
 def psnr_of_mse(mse: "Tensor") -> "Tensor":
@@ -51,18 +54,18 @@ def psnr_of_mse(mse: "Tensor") -> "Tensor":
     return 10 * (255**2 / mse).log10()
 
 
-def ms_ssim(reference: ArrayLike, decoded: ArrayLike) -> float:
+def ms_ssim(reference: "Pixels", decoded: "Pixels") -> float:
     """Multi-scale structural similarity in [0, 1], five scales, mean over channels (Wang et al. 2003).
 
     NaN where it is not defined: an image with a side under 161 pixels has no fifth scale.
     """
-    reference, decoded = _pair(reference, decoded)
-    if min(reference.shape[:2]) < MS_SSIM_SMALLEST_SIDE:
+    images = _pair(reference, decoded)
+    if min(images[0].shape[:2]) < MS_SSIM_SMALLEST_SIDE:
         return math.nan
     import torch
     from pytorch_msssim import ms_ssim as of_tensors
 
-    x, y = (torch.tensor(image).permute(2, 0, 1)[None].float() for image in (reference, decoded))
+    x, y = (torch.tensor(image).permute(2, 0, 1)[None].float() for image in images)
     return of_tensors(x, y, data_range=255).item()
 
 
@@ -93,8 +96,8 @@ def ms_ssim_db(value: float) -> float:
     return math.inf if value >= 1 else -10 * math.log10(1 - value)
 
 
-def _pair(reference: ArrayLike, decoded: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    reference, decoded = np.asarray(reference), np.asarray(decoded)
-    if reference.shape != decoded.shape:
-        raise ValueError(f"images differ in shape: {reference.shape} and {decoded.shape}")
-    return reference, decoded
+def _pair(reference: "Pixels", decoded: "Pixels") -> tuple[np.ndarray, np.ndarray]:
+    x, x_hat = np.asarray(reference), np.asarray(decoded)
+    if x.shape != x_hat.shape:
+        raise ValueError(f"images differ in shape: {x.shape} and {x_hat.shape}")
+    return x, x_hat

@@ -34,8 +34,9 @@ def quality_in_words(fixed: int, levels: int | None = None) -> str:
     ('2.5', '5.859 (extrapolated past level 5)')
     """
     quality = quality_from_fixed(fixed)
-    beyond = levels is not None and quality > levels - 1
-    return f"{quality:.4g}" + (f" (extrapolated past level {levels - 1})" if beyond else "")
+    if levels is None or quality <= levels - 1:
+        return f"{quality:.4g}"
+    return f"{quality:.4g} (extrapolated past level {levels - 1})"
 
 
 def quality_from_fixed(fixed: int) -> float:

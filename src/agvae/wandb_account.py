@@ -13,7 +13,7 @@ def logged_in() -> bool:
     """Whether a key for the W&B host is in the environment or in the netrc file, where `wandb login` writes it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    hosts = [urlparse(address()).hostname]
+    hosts = [urlparse(address()).hostname or ""]
     if not os.environ.get("WANDB_BASE_URL"):
         hosts.append("api.wandb.ai")  # where W&B's own service was, and logins of the time are for
     candidates = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]

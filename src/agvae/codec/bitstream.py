@@ -150,13 +150,13 @@ def unpack(data: bytes) -> File:
     quality = reader.varint() if learned else 0
     if not width or not height:
         raise BitstreamError(f"the header gives a size of {width}×{height}")
-    extras = {name: reader.block(name) for name in names if flags & _EXTRAS[name]}
+    extras: dict[str, Any] = {name: reader.block(name) for name in names if flags & _EXTRAS[name]}
     end = reader.position
     length = reader.varint()
     body = data[reader.position :]
     if len(body) != length:
         raise BitstreamError(f"the header announces a body of {length} bytes, the file holds {len(body)}")
-    header = Header(fingerprint, width, height, quality, bool(flags & _GREY), **extras, kind=kind)
+    header = Header(fingerprint, width, height, quality, bool(flags & _GREY), kind=kind)._replace(**extras)
     if version > header.version:
         header = header._replace(extended=True)  # as the codec, which knows the last level, has to confirm
     if learned:
@@ -202,10 +202,10 @@ def quality_of(data: bytes) -> float:
 def header_of(picture: Picture, fingerprint: bytes = b"") -> Header:
     """The header of a picture, at quality 0."""
     height, width = picture.pixels.shape[:2]
-    return Header(fingerprint, width, height, 0, picture.grey, **pack_extras(picture))
+    return Header(fingerprint, width, height, 0, picture.grey)._replace(**pack_extras(picture))
 
 
-def pack_extras(picture: Picture) -> dict[str, bytes]:
+def pack_extras(picture: Picture) -> dict[str, Any]:
     """Alpha and metadata of a picture as a header holds them."""
     return {
         "alpha": pack_alpha(picture.alpha),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from agvae.quality import quality_from_fixed, quality_to_fixed
 from agvae.shipped import DEFAULT_MODEL
 from agvae.strides import STRIDE_Z
 
-ImageLike = Picture | Image.Image | np.ndarray | Tensor | str | Path
+ImageLike: TypeAlias = Picture | Image.Image | np.ndarray | Tensor | str | Path
 """What stands for a picture."""
 
 _TRANSFORM = 0.7
@@ -191,9 +192,9 @@ class Codec:
             return decompress_lossless(file, max_pixels)
         self._check(header, len(stream), max_pixels)
         quality = quality_from_fixed(header.quality)
-        z_size = (side // STRIDE_Z for side in padded(header.height, header.width))
+        height, width = (side // STRIDE_Z for side in padded(header.height, header.width))
         try:
-            y_hat = self.latent_codec.decode(stream, quality, *z_size, header.checksum)
+            y_hat = self.latent_codec.decode(stream, quality, height, width, header.checksum)
         except CodingError as error:
             raise BitstreamError(f"the file is damaged: {error}") from error
         extras = bitstream.unpack_extras(header)  # before the pixels, which take longest

@@ -83,7 +83,8 @@ def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = Fa
         raise ModelError("the weights hold values that are not finite, or too large for float16")
     stored = _assemble(model.config, weights)
     _exact(stored)
-    tables = build_tables(model.table_form, *stored.prior.pmf(), tail=model.tail)
+    masses, offsets = stored.prior.pmf()
+    tables = build_tables(model.table_form, masses, offsets, tail=model.tail)
     return ModelFile(model.config, weights, tables, info or {})
 
 

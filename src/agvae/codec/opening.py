@@ -1,5 +1,6 @@
 """The codec that a command asks for: by a model's name or file, or by the file that it is to decode."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
     Raises ConfigError for a device that cannot be had or has no exact float64, and DataError for a model that cannot
     be used."""
     _check_device(device)
+    load: Callable[..., Codec]
     if name_or_path.endswith(".ckpt"):
         load = Codec.from_checkpoint
     else:

@@ -51,12 +51,12 @@ def synthesize(
         return y_hat[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
 
     def write(tile: Tile, part: Tensor) -> None:
-        part = part[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        part = part[0].clamp(0, 1).nan_to_num_(0.0).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         target = pixels[tile.top * STRIDE_Y :, tile.left * STRIDE_Y :][: part.shape[0], : part.shape[1]]
         target[:] = part[: target.shape[0], : target.shape[1]]
 
     halo = model.reach.g_s
-    layout = tiles(*y_hat.shape[2:], _side(model, halo, y_hat.device), halo)
+    layout = tiles(y_hat.shape[2], y_hat.shape[3], _side(model, halo, y_hat.device), halo)
     run_in_tiles(lambda y: model.synthesize(y, quality), read, write, layout, STRIDE_Y, progress)
     return pixels
 

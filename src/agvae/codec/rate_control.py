@@ -85,8 +85,9 @@ class SizeSearch:
 
     def run(self) -> bytes:
         """The file. Raises TargetError if the target is below the smallest or above the largest file."""
-        quality: int | None = self._first()
-        self._anchor_at(quality)
+        first = self._first()
+        self._anchor_at(first)
+        quality: int | None = first
         while quality is not None:
             curve = self._try(quality)
             if len(self._fitting) >= (1 - RATE_SLACK) * self._target:
@@ -97,8 +98,11 @@ class SizeSearch:
     def _first(self) -> int:
         """The quality of the first trial: by the guess, and by measures near it."""
         quality = self._prediction.best(-1, self._sizes.last + 1)
-        for _ in range(2 if self._sizes.measure else 0):
-            self._prediction.agree({quality: self._sizes.measure(quality)})
+        measure = self._sizes.measure
+        if measure is None:
+            return quality
+        for _ in range(2):
+            self._prediction.agree({quality: measure(quality)})
             before, quality = quality, self._prediction.best(-1, self._sizes.last + 1)
             if abs(quality - before) <= 2 * _NEAR:
                 break
@@ -108,7 +112,8 @@ class SizeSearch:
         """Use the symbols of z of `quality` from now on. Sizes with those of another say nothing about these."""
         self._anchor = quality
         # With this anchor: a quality known to fit, one known not to, and the logarithms of all sizes.
-        self._low, self._high, self._known = -1, self._sizes.last + 1, {}
+        self._low, self._high = -1, self._sizes.last + 1
+        self._known: dict[int, float] = {}
 
     def _try(self, quality: int) -> np.ndarray:
         """Code at `quality`, keep the file if it is the best one so far, and return the trial's curve."""

@@ -97,7 +97,7 @@ class SampledRate:
         quality = quality_from_fixed(q_fixed)
         bits = self._codec.bits(self._codec.model.scale(self._part, quality), quality).item()
         last = self._codec.model.last_quality * QUALITY_STEPS
-        return math.log(bits / 8) + np.interp(q_fixed, np.linspace(0, last, len(self._ratio)), self._ratio)
+        return math.log(bits / 8) + float(np.interp(q_fixed, np.linspace(0, last, len(self._ratio)), self._ratio))
 
 
 def _sample(y: Tensor) -> Tensor | None:

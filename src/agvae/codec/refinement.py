@@ -123,9 +123,7 @@ class Refiner:
             layout = tiles(height, width, tile_side(per_unit, _HALO, latents.y_bar.device), _HALO)
             saved = 0.0
             for done, tile in enumerate(layout):
-                report = progress and (
-                    lambda share, bits, d=done, s=saved: progress((d + share) / len(layout), s + bits)
-                )
+                report = progress and _part(progress, done, len(layout), saved)
                 saved += self._refine_tile(pixels, latents, tile, quality, steps, report)
             return latents
 

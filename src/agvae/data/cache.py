@@ -30,9 +30,9 @@ class DiskImages:
     be neither read nor built, the disk being full among other reasons.
     """
 
-    def __init__(self, paths: Sequence[Path], cache_dir: Path | None):
+    def __init__(self, paths: Sequence[Path], cache_dir: str | Path | None):
         self.paths = list(paths)
-        parent = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agvae"
+        parent = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agvae")
         parent.mkdir(parents=True, exist_ok=True)
         self.folder = parent / _fingerprint(self.paths)
         if not self.folder.exists():
@@ -75,7 +75,8 @@ def _build(paths: Sequence[Path], folder: Path) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{folder.name}-", dir=folder.parent))
     try:
         log.info("decoding %d images into %s", len(paths), folder)
-        index, end = [], 0
+        index: list[dict[str, Any]] = []
+        end = 0
         with (aside / _PIXELS).open("wb") as file, ThreadPoolExecutor() as pool:
             for group in range(0, len(paths), 64):  # not all at once: they need not fit into memory
                 for image in pool.map(_load_or_reason, paths[group : group + 64]):

@@ -48,6 +48,12 @@ class DataConfig:
         paths = {key: _path(config[key]) for key in ("root", "val_root", "cache_dir") if config.get(key)}
         return cls(**{**config, **paths})
 
+    @property
+    def folder(self) -> Path:
+        """data.root as a path; data=sample has none."""
+        assert self.root is not None
+        return Path(self.root)
+
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
             raise ConfigError(f"data.layout={self.layout} is none of {', '.join(get_args(Layout))}")

@@ -33,6 +33,7 @@ from agvae.data.layouts import find_files, hold_out, list_images
 from agvae.data.sample_stream import SampleStream, ShardStream, StreamSampler
 from agvae.data.shards import ShardImages, read_index
 from agvae.errors import ConfigError, DataError
+from agvae.strides import STRIDE_Z
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +74,14 @@ class ImageDataModule(LightningDataModule):
         """Find, check and, where they fit, decode the images; of shards only the index is read."""
         if self.patches is not None:
             return
-        if self.config.layout == "shards":
-            self._set_up_shards()
-        else:
-            self._set_up_files()
+        of_layout = self._of_shards if self.config.layout == "shards" else self._of_files
+        self.patches, self.pictures = of_layout()
         self.patches[0]  # if nothing can be decoded, that is an error now and not in a worker
 
-    def _set_up_files(self) -> None:
+    def _of_files(self) -> tuple[Patches, Pictures]:
         config = self.config
         files = find_files(config)
+        assert files.train is not None  # sets without this side have been refused
         headers = read_headers(files.train)
         _report("cannot be read", headers.unreadable, len(files.train))
         train, held_out = self._split(headers.paths, files.held_out)
@@ -96,11 +96,11 @@ class ImageDataModule(LightningDataModule):
                 f"{len(headers.unreadable)} unreadable, {len(small)} {too_small}; "
                 + ("set a smaller data.patch_size" if small else "check data.root")
             )
-        self.pictures = self._held_out(FileImages(held_out))
+        pictures = self._held_out(FileImages(held_out))
         images = self._images(large, [sizes[path] for path in large])
-        self.patches = Patches(images, config.patch_size, SampleStream(len(large), self.seed), config.drawn)
+        return Patches(images, config.patch_size, SampleStream(len(large), self.seed), config.drawn), pictures
 
-    def _set_up_shards(self) -> None:
+    def _of_shards(self) -> tuple[Patches, Pictures]:
         config, root = self.config, str(self.config.root)
         index = read_index(root)
         held_out = np.zeros(len(index.name), bool)
@@ -113,13 +113,13 @@ class ImageDataModule(LightningDataModule):
         rows = np.flatnonzero(~held_out & large)
         if not len(rows):
             raise DataError(f"{root} holds no image to train on: {len(index.name)} images, {len(small)} {too_small}")
-        self.pictures = self._held_out(
+        pictures = self._held_out(
             ShardImages(root, index, np.flatnonzero(held_out))
             if config.val_root is None
             else FileImages(list_images(config.val_root))
         )
         stream = ShardStream(index.shard[rows], config.shuffle_shards, self.seed)
-        self.patches = Patches(ShardImages(root, index, rows), config.patch_size, stream, config.drawn)
+        return Patches(ShardImages(root, index, rows), config.patch_size, stream, config.drawn), pictures
 
     def _held_out(self, images: Images) -> Pictures:
         pictures = Pictures(images, self.config.val_images, self.config.val_crop)
@@ -127,27 +127,30 @@ class ImageDataModule(LightningDataModule):
         if not pictures:
             raise DataError(
                 f"no held-out image can be used, of {len(images.paths)}: set data.val_root to a folder of "
-                "pictures of at least 64×64"
+                f"pictures of at least {STRIDE_Z}×{STRIDE_Z}"
             )
         return pictures
 
     def train_dataloader(self) -> DataLoader:
         """Patches (B, 3, P, P); the last batch of an epoch is as large as the others."""
-        trainer = self.trainer
+        trainer, patches = self.trainer, self.patches
+        assert patches is not None  # Lightning calls `setup` first
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         batch_size = self.config.batch_size
-        samples = self.config.samples_per_epoch or len(self.patches)
+        samples = self.config.samples_per_epoch or len(patches)
         # whole steps only: Lightning takes one at the end of an epoch with however few batches there are
         together = trainer.accumulate_grad_batches if trainer else 1
         batches = math.ceil(samples / (batch_size * world_size * together)) * together
         workers = self._workers()
-        if on_device := isinstance(self.patches.images, DeviceImages) and trainer is not None:
-            self.patches.images.move(trainer.strategy.root_device)
+        on_device = False
+        if isinstance(patches.images, DeviceImages) and trainer is not None:
+            patches.images.move(trainer.strategy.root_device)
+            on_device = True
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return _ResumableLoader(
-            self.patches,
+            patches,
             batch_size=batch_size,
-            sampler=StreamSampler(self.patches, batches, batch_size, rank, world_size, self._batches_done),
+            sampler=StreamSampler(patches, batches, batch_size, rank, world_size, self._batches_done),
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -169,7 +172,7 @@ class ImageDataModule(LightningDataModule):
     def _split(self, train: list[Path], held_out: list[Path] | None) -> tuple[list[Path], list[Path]]:
         if held_out is not None:
             return train, held_out
-        keys = [path.relative_to(self.config.root).as_posix() for path in train]
+        keys = [path.relative_to(self.config.folder).as_posix() for path in train]
         chosen = hold_out(keys, self.config.val_share)
         if len(train) == 1:
             raise DataError(
@@ -204,9 +207,9 @@ class ImageDataModule(LightningDataModule):
     def _workers(self) -> int:
         if self.config.num_workers is not None:
             return self.config.num_workers
-        if isinstance(self.patches.images, MemoryImages):
+        if self.patches is not None and isinstance(self.patches.images, MemoryImages):
             return 0  # cutting patches out of memory takes less than handing them between processes
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         processes = self.trainer.num_devices if self.trainer is not None else 1
         if SLURMEnvironment.detect() and "SLURM_CPUS_PER_TASK" in os.environ:  # a task for each process
             cores, processes = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"])), 1

@@ -65,7 +65,8 @@ class Images(Protocol):
     business; what a sample is does not depend on it.
     """
 
-    paths: Sequence[PurePath]
+    @property
+    def paths(self) -> Sequence[PurePath]: ...
 
     def __getitem__(self, index: int) -> np.ndarray | Tensor: ...
 
@@ -145,7 +146,8 @@ class Patches(Dataset):
         image = self._read(index)
         if image is None:
             index, image = self._substitute(number)
-        top, left, mirrored = self.stream.crop(number, *image.shape[:2], self.patch_size)
+        height, width = image.shape[:2]
+        top, left, mirrored = self.stream.crop(number, height, width, self.patch_size)
         patch = image[top : top + self.patch_size, left : left + self.patch_size]
         if isinstance(patch, Tensor):
             return (patch.flip(1) if mirrored else patch).permute(2, 0, 1), str(self.images.paths[index])

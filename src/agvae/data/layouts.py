@@ -117,15 +117,15 @@ def _sample(config: DataConfig) -> Files:
 
 
 def _folder(config: DataConfig) -> Files:
-    images = list_images(config.root)
+    images = list_images(config.folder)
     return Files(images, None, images)
 
 
 def _clic2020(config: DataConfig) -> Files:
     """Folders named for their side, at any depth: train, valid, professional_train_2020, mobile/valid, …"""
     sides: dict[str, list[Path]] = {"train": [], "valid": []}
-    for path in list_images(config.root):
-        words = re.split(r"[^a-z]+", path.relative_to(config.root).parent.as_posix().lower())
+    for path in list_images(config.folder):
+        words = re.split(r"[^a-z]+", path.relative_to(config.folder).parent.as_posix().lower())
         side = next((word for word in words if word in ("train", "valid", "test")), None)
         if side in sides:
             sides[side].append(path)
@@ -133,7 +133,7 @@ def _clic2020(config: DataConfig) -> Files:
 
 
 def _div2k(config: DataConfig) -> Files:
-    train, valid = (Path(config.root, f"DIV2K_{side}_HR") for side in ("train", "valid"))
+    train, valid = (config.folder / f"DIV2K_{side}_HR" for side in ("train", "valid"))
     if not (train.is_dir() and valid.is_dir()):
         raise _missing(config, "DIV2K_train_HR and DIV2K_valid_HR")
     return _both_sides(config, list_images(train), list_images(valid), "images in DIV2K_train_HR and DIV2K_valid_HR")
@@ -145,7 +145,7 @@ def _vimeo90k(config: DataConfig) -> Files:
     The sides follow (sep|tri)_trainlist.txt and _testlist.txt; without them a share of the sequences is held
     out, never single frames, since the frames of one sequence are nearly the same picture.
     """
-    root = Path(config.root)
+    root = config.folder
     sequences: dict[str, list[Path]] = {}
     if (root / "sequences").is_dir():
         for path in list_images(root / "sequences"):
@@ -162,7 +162,7 @@ def _vimeo90k(config: DataConfig) -> Files:
 
 
 def _kodak(config: DataConfig) -> Files:
-    root = Path(config.root)
+    root = config.folder
     if config.download:
         download(root, KODAK_SHA256, KODAK_URL)
     found = {path.name.lower(): path for path in list_images(root)}
@@ -175,7 +175,7 @@ def _kodak(config: DataConfig) -> Files:
 
 
 def _tecnick(config: DataConfig) -> Files:
-    images = [path for path in list_images(config.root) if "1200x1200" in path.as_posix()]
+    images = [path for path in list_images(config.folder) if "1200x1200" in path.as_posix()]
     colour = [path for path in images if "GRAY" not in path.as_posix().upper()]
     if not colour:
         raise _missing(config, "RGB/…1200x1200…")

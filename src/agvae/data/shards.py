@@ -10,7 +10,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -129,7 +129,7 @@ class ShardImages:
         return load_rgb(name, io.BytesIO(data))
 
 
-class _Names(Sequence):
+class _Names(Sequence[PurePosixPath]):
     """Names kept as one array, since processes share its memory."""
 
     def __init__(self, names: np.ndarray):
@@ -138,7 +138,7 @@ class _Names(Sequence):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, number: int) -> PurePosixPath:
+    def __getitem__(self, number: Any) -> Any:
         return PurePosixPath(self._names[number].decode())
 
 

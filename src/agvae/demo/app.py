@@ -13,7 +13,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
 from agvae.codec.bitstream import quality_of, unpack
-from agvae.data.sample import HELD_OUT, TRAIN, sample_photos
+from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
 from agvae.demo import coding, figures
 from agvae.demo.coding import Coded, Models, Photo
 from agvae.errors import is_out_of_memory
@@ -141,7 +141,7 @@ class Page:
 
     def _connect(self) -> None:
         outputs = [self._session, self._view, self.notice, self._slider, self._numbers, self._agv, self._png]
-        listen = {
+        listen: dict[str, Any] = {
             "outputs": [*outputs, *self._wipes.values()],
             "concurrency_id": "codec",  # one at a time, since each takes all cores
             "concurrency_limit": 1,
@@ -198,7 +198,7 @@ class Page:
 
     def _show(self, view: str, session: Session | None) -> Iterator[Updates]:
         yield {self._view: view}
-        if session and session.coded:
+        if session:
             yield from self.show_other(session, view)
 
     def _read(self, path: str) -> Iterator[Updates]:
@@ -253,17 +253,20 @@ class Page:
             self._agv: gr.DownloadButton(value=agv, interactive=True),
             self._png: gr.DownloadButton(value=png, interactive=True),
         }
-        session = session._replace(coded=coding.with_ms_ssim(coded, photo), others=())
-        yield {self._session: session, self._numbers: figures.table(photo, [session.coded])}
+        coded = coding.with_ms_ssim(coded, photo)
+        session = session._replace(coded=coded, others=())
+        yield {self._session: session, self._numbers: figures.table(photo, [coded])}
         yield from self.show_other(session, view)
 
     @_told
     def show_other(self, session: Session, view: str) -> Iterator[Updates]:
         """The picture of a view that is not made with every file: a classical codec's, or the map of bits."""
-        photo = session.photo
+        photo, coded = session.photo, session.coded
+        if coded is None:
+            return
         if view == BITS:
             codec = self._models.get(photo.model)
-            rates = figures.bits_per_pixel(codec, photo, quality_of(session.coded.file))
+            rates = figures.bits_per_pixel(codec, photo, quality_of(coded.file))
             yield {
                 self._wipes[BITS]: gr.ImageSlider(
                     value=(session.original, self._file_of(figures.heat_map(rates, photo), "bits.png")),
@@ -272,16 +275,16 @@ class Page:
             }
         elif view != MODEL and not session.has(view):
             try:
-                other = coding.with_ms_ssim(coding.code_classical(view, photo, session.coded.bpp), photo)
+                other = coding.with_ms_ssim(coding.code_classical(view, photo, coded.bpp), photo)
             except ValueError:
                 yield {self._wipes[view]: None}  # not the picture of another rate
                 raise
             session = session._replace(others=(*session.others, other))
-            ours = self._file_of(session.coded.image, f"{photo.name}.png")
+            ours = self._file_of(coded.image, f"{photo.name}.png")
             yield {
                 self._session: session,
                 self._wipes[view]: (ours, self._file_of(other.image, f"{view}.png")),
-                self._numbers: figures.table(photo, [session.coded, *session.others]),
+                self._numbers: figures.table(photo, [coded, *session.others]),
             }
 
     def _file_of(self, image: Image.Image, name: str) -> str:

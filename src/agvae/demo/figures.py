@@ -11,10 +11,11 @@ from agvae import metrics
 from agvae.codec import Codec
 from agvae.codec.bitstream import quality_of, unpack
 from agvae.demo.coding import Coded, Photo
+from agvae.evaluation.classical import CODEC_TITLES
 from agvae.reporting.latents import bit_map
 from agvae.strides import STRIDE_Y
 
-TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
+TITLES = {name: CODEC_TITLES[name] for name in ("jpeg", "webp", "avif")}
 """Names of the classical codecs as the page shows them, in the order of its tabs."""
 
 

@@ -49,7 +49,7 @@ class Encoder:
     def __init__(self, tables: Tables, checksum: int = 0):
         """`checksum` is the CRC-32 of what precedes the symbols, which the stream's own then covers too."""
         self._tables = tables
-        self._segments = []
+        self._segments: list[tuple] = []
         self._checksum = checksum
 
     def push_z(self, symbols: np.ndarray):
@@ -202,7 +202,7 @@ def _checked_indices(tables: Tables, left: np.ndarray, right: np.ndarray) -> tup
 
 
 def _crc32(symbols: np.ndarray, checksum: int) -> int:
-    return zlib.crc32(symbols.astype("<i4", copy=False), checksum)
+    return zlib.crc32(symbols.astype("<i4", copy=False).data, checksum)
 
 
 def _y_arrays(tables: Tables):

@@ -92,7 +92,7 @@ def encode_y(state, words, symbols, left, right, sign, magnitude, magnitude_star
         symbol = np.int64(symbols[i])
         row = np.int64(left[i]) if symmetric else np.int64(left[i]) * count + right[i]
         if symbol == 0:
-            start, end = 0, np.int64(sign[row, 0])
+            start, end = np.int64(0), np.int64(sign[row, 0])
         else:
             side = left[i] if symbol < 0 else right[i]
             first, last = np.int64(magnitude_start[side]), np.int64(magnitude_start[side + 1]) - 2
@@ -109,7 +109,7 @@ def encode_y(state, words, symbols, left, right, sign, magnitude, magnitude_star
             if symbol < 0:
                 start, end = np.int64(sign[row, 0]), np.int64(sign[row, 1])
             else:
-                start, end = np.int64(sign[row, 1]), TOTAL
+                start, end = np.int64(sign[row, 1]), np.int64(TOTAL)
         x, words[n], spilled = _push(x, start, end)
         n += spilled
     state[0] = x
@@ -160,7 +160,7 @@ def decode_y(state, words, symbols, left, right, sign, magnitude, magnitude_star
             if negative:
                 side, start, end = i_l, np.int64(sign[row, 0]), np.int64(sign[row, 1])
             else:
-                side, start, end = i_r, np.int64(sign[row, 1]), TOTAL
+                side, start, end = i_r, np.int64(sign[row, 1]), np.int64(TOTAL)
             x, taken = _pop(x, words[position], start, end)
             position += taken
             # Bisection whose first steps stay near the row's start, since small magnitudes are the likely ones.

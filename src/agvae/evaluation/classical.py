@@ -20,11 +20,14 @@ class MissingCodecError(ConfigError):
 class ClassicalCodec(Protocol):
     """A codec with one quality setting; `scale` is all its values and `qualities` its grid, both low to high rate."""
 
-    name: str
-    description: str
-    qualities: Sequence[float]
-    scale: Sequence[float]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def qualities(self) -> Sequence[float]: ...
+    @property
+    def scale(self) -> Sequence[float]: ...
     def encode(self, image: Image.Image, quality: float) -> bytes: ...
     def decode(self, data: bytes) -> Image.Image: ...
 
@@ -183,3 +186,13 @@ _CODECS = (
 )
 CLASSICAL_CODECS = {codec.name: codec for codec in _CODECS}
 """What runs in this process, by name; `heic` and `jpegxl` need the extra `codecs`."""
+
+CODEC_TITLES = {
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "jpeg2000": "JPEG 2000",
+    "heic": "HEIC",
+    "jpegxl": "JPEG XL",
+}
+"""The codecs' names in prose."""

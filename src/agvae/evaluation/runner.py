@@ -29,10 +29,12 @@ COLUMNS = ("image", "codec", "quality", "width", "height", "bytes", *RESULTS, "e
 class ImageCodec(Protocol):
     """What can be evaluated: a classical adapter, or an agvae model in a `ModelCodec`."""
 
-    name: str
-    description: str
-    qualities: Sequence[float]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def qualities(self) -> Sequence[float]: ...
     def encode(self, image: Any, quality: float) -> bytes: ...
     def decode(self, data: bytes) -> Image.Image: ...
 
@@ -171,9 +173,8 @@ def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Eval
 
 def _measure(codec: ImageCodec, image: Image.Image, qualities: Sequence[float]) -> list[dict[str, Any]]:
     pixels = image.width * image.height
-    ours = isinstance(codec, ModelCodec)
     start = time.perf_counter()
-    source = codec.analyze(image) if ours else image
+    source = codec.analyze(image) if isinstance(codec, ModelCodec) else image
     analysis_time = time.perf_counter() - start
     rows = []
     for quality in qualities:
@@ -182,6 +183,7 @@ def _measure(codec: ImageCodec, image: Image.Image, qualities: Sequence[float]) 
         encoded = time.perf_counter()
         decoded = codec.decode(data)
         end = time.perf_counter()
+        estimate = codec.estimate(source, quality) if isinstance(codec, ModelCodec) else math.nan
         rows.append(
             {
                 "codec": codec.name,
@@ -194,7 +196,7 @@ def _measure(codec: ImageCodec, image: Image.Image, qualities: Sequence[float]) 
                 "ms-ssim-rgb": ms_ssim(image, decoded),
                 "encoding_time": analysis_time + encoded - start,
                 "decoding_time": end - encoded,
-                "estimated_bpp": codec.estimate(source, quality) / pixels if ours else math.nan,
+                "estimated_bpp": estimate / pixels,
             }
         )
     return rows

@@ -46,10 +46,10 @@ def describe(info: dict, grey: bool) -> tuple[bytes | None, str | None]:
         return None, None
     gamma, chromaticity = info.get("gamma"), info.get("chromaticity")
     names = [name for name, value in (("gAMA", gamma), ("cHRM", chromaticity)) if value]
-    primaries = _PRIMARIES[1]
+    primaries: tuple[float, ...] = _PRIMARIES[1]
     if chromaticity and not grey and not np.allclose(chromaticity, primaries, atol=_PRIMARIES_TOLERANCE):
         primaries = tuple(chromaticity)
-    curve = _SRGB_CURVE
+    curve: tuple[float, ...] = _SRGB_CURVE
     if gamma and abs(gamma - 1 / 2.2) > _GAMMA_TOLERANCE:
         curve = (1 / gamma,)
     if primaries == _PRIMARIES[1] and curve == _SRGB_CURVE:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from agvae.images import plugins, png, salvage
 
@@ -71,7 +72,7 @@ class PictureFile:
             elif _has_boxes(start):
                 self._info = _described(self._source)
 
-    def open(self) -> Image.Image:
+    def open(self) -> ImageFile:
         """The image, not decoded yet, with more in its `info` than Pillow reads: `cicp`, `bit_depth`, `text`, `xmp`."""
         image = Image.open(io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source)
         image.info.update(self._info)

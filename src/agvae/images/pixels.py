@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
+from PIL.ImageFile import ImageFile
 
 from agvae.images.picture import ImageError
 
@@ -39,7 +40,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     if image.format == "JXL" and not getattr(image, "jpeg", None):
         return None  # its decoder has turned the picture; EXIF must be ignored (ISO/IEC 18181-2)
     try:
-        return _TURNS.get(image.getexif().get(Base.Orientation))
+        return _TURNS.get(image.getexif().get(Base.Orientation, 1))
     except Exception:  # damaged metadata says nothing about the pixels
         return None
 
@@ -66,15 +67,15 @@ def bit_depth(image: Image.Image) -> int:
     """Bits per value in the file, 8 where Pillow does not tell; only an image not yet loaded tells."""
     if isinstance(found := image.info.get("bit_depth"), int):  # of HEIC and AVIF
         return found
-    if not getattr(image, "tile", None):
-        return 8
     # Other numbers, as in BGR;16, are bits per pixel.
-    found = re.search(r"^L;([24])$|;(16)[BLN]$", _raw_mode(image))
-    return int(found[1] or found[2]) if found else 8
+    named = re.search(r"^L;([24])$|;(16)[BLN]$", raw_mode_of(image))
+    return int(named[1] or named[2]) if named else 8
 
 
-def _raw_mode(image: Image.Image) -> str:
-    arguments = image.tile[0][3] if image.tile else ""
+def raw_mode_of(image: Image.Image) -> str:
+    """How the file stores its samples, in Pillow's words; only an image not yet loaded tells."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
@@ -95,7 +96,7 @@ def white_of(values: np.ndarray) -> int:
     return max(1, 2 ** int(np.ceil(values.max())).bit_length() - 1)
 
 
-def colour_samples(image: Image.Image, reopen: Callable[[], Image.Image] | None, raw_mode: str) -> np.ndarray | None:
+def colour_samples(image: Image.Image, reopen: Callable[[], ImageFile] | None, raw_mode: str) -> np.ndarray | None:
     """The 16-bit samples (H, W, C) uint16 of a loaded image in colour, as they lie in the file; None if they cannot
     be had.
 
@@ -117,11 +118,6 @@ def colour_samples(image: Image.Image, reopen: Callable[[], Image.Image] | None,
     return np.asarray(image).astype(np.uint16) << 8 | low
 
 
-def raw_mode_of(image: Image.Image) -> str:
-    """How the file stores its samples, in Pillow's words; only an image not yet loaded tells."""
-    return _raw_mode(image) if getattr(image, "tile", None) else ""
-
-
 def colours_of(values: np.ndarray) -> np.ndarray:
     """Samples (H, W, C) without their alpha."""
     return values[..., :-1] if values.shape[2] in (2, 4) else values
@@ -139,7 +135,7 @@ def stretched(image: Image.Image, values: np.ndarray, white: int) -> Image.Image
 
 
 def _scaled(values: np.ndarray, white: int) -> np.ndarray:
-    wide = values.astype(np.uint32 if white <= 65535 else np.uint64)
+    wide: np.ndarray = values.astype(np.uint32 if white <= 65535 else np.uint64)
     return ((wide * 510 + white) // (2 * white)).astype(np.uint8)
 
 
@@ -188,12 +184,12 @@ def plain(image: Image.Image, depth: int = 8, white: int | None = None) -> Image
 
 def _keyed(image: Image.Image, key: int | tuple[int, ...], depth: int, white: int | None) -> Image.Image:
     """The image with the pixels of one value transparent, which is how PNG stores transparency without alpha."""
-    values = np.asarray(image.convert("L") if image.mode == "1" else image)
+    values, see_through = np.asarray(image.convert("L") if image.mode == "1" else image), np.array(key)
     if image.mode == "RGB" and depth == 16:
-        key = np.array(key) >> 8  # as Pillow does with the pixels
+        see_through >>= 8  # as Pillow does with the pixels
     elif depth < 8 and image.mode == "L":
-        key = key * 255 // (2**depth - 1)
-    differs = values != key
+        see_through = see_through * 255 // (2**depth - 1)
+    differs = values != see_through
     alpha = differs.any(axis=2) if values.ndim == 3 else differs
     result = image.copy()
     del result.info["transparency"]

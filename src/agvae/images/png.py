@@ -70,7 +70,8 @@ def pack(name: bytes, data: bytes | memoryview) -> bytes:
 def cleaned(data: bytes) -> Cleaned:
     """The file with its picture and the metadata that Pillow can read; of an animation, with the first picture."""
     info: dict = {"text": {}}
-    kept, lost, frames, animated, pixels = [SIGNATURE], [], 0, False, False
+    kept: list[bytes | memoryview] = [SIGNATURE]
+    lost, frames, animated, pixels = [], 0, False, False
     for chunk in chunks(data):
         pixels |= chunk.name == b"IDAT"
         if chunk.name in _ANIMATION:
@@ -158,11 +159,11 @@ def _text(name: bytes, data: bytes) -> tuple[str, str]:
             raise ValueError("an unknown compression")
         words = _inflated(packed)
     else:
-        keyword, (packed, method), rest = _split(data, 2)
+        keyword, (is_packed, kind), rest = _split(data, 2)
         _language, _translated, words = rest.split(b"\0", 2)
-        if packed and method:
+        if is_packed and kind:
             raise ValueError("an unknown compression")
-        words = _inflated(words) if packed else words
+        words = _inflated(words) if is_packed else words
     if len(words) > MAX_METADATA:
         raise _TooLargeError
     return keyword.decode("latin-1"), words.decode() if name == b"iTXt" else words.decode("latin-1")

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from agvae.images import pixels
 from agvae.images.metadata import metadata_of
@@ -143,7 +144,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _picture(
     image: Image.Image,
     lost: Iterable[str],
-    reopen: Callable[[], Image.Image] | None,
+    reopen: Callable[[], ImageFile] | None,
     keep_depth: bool,
     stretch: bool,
 ) -> Picture:
@@ -155,7 +156,7 @@ def _picture(
     turn = pixels.turn_of(image)
     values = _samples(image, depth, reopen, raw_mode, keep_depth or stretch)
     white, phrases = _white(image, values, stretch)
-    deep = values.astype(np.uint16) if keep_depth and _fits_16_bits(image, values) else None
+    deep = values.astype(np.uint16) if values is not None and keep_depth and _fits_16_bits(image, values) else None
     if deep is None and (depth > 8 or pixels.is_deep(image)):
         kind = {"F": "float", "I": "16-bit"}.get(image.mode[0], f"{depth}-bit")
         lost.append(f"its {kind} values are kept as 8 bits" if kind != "16-bit" else SHALLOW)
@@ -165,7 +166,7 @@ def _picture(
     plain = pixels.plain(image, depth, white if pixels.is_deep(image) else None)
     if raw_mode == "LA;16B":  # which Pillow takes for colours
         plain = plain.convert("LA")
-    if white and not pixels.is_deep(image):
+    if white and values is not None and not pixels.is_deep(image):
         plain = pixels.stretched(plain, values, white)
     if turn is not None:
         plain = plain.transpose(turn)
@@ -191,7 +192,7 @@ def _picture(
 
 
 def _samples(
-    image: Image.Image, depth: int, reopen: Callable[[], Image.Image] | None, raw_mode: str, wanted: bool
+    image: Image.Image, depth: int, reopen: Callable[[], ImageFile] | None, raw_mode: str, wanted: bool
 ) -> np.ndarray | None:
     """Samples (H, W, C) of over 8 bits, if there are any; those that take a second decoding only if they are wanted,
     or if the picture seems to be dark."""
@@ -201,14 +202,14 @@ def _samples(
         return np.asarray(image)[..., None]
     if depth != 16 or image.mode not in ("RGB", "RGBA"):
         return None
-    ranges = image.getextrema()[: -1 if image.mode.endswith("A") else None]
+    ranges = cast("tuple[tuple[int, int], ...]", image.getextrema())[: -1 if image.mode.endswith("A") else None]
     if wanted or max(high for _, high in ranges) < _DARK >> 8:
         return pixels.colour_samples(image, reopen, raw_mode)
     return None
 
 
-def _fits_16_bits(image: Image.Image, values: np.ndarray | None) -> bool:
-    return values is not None and image.mode != "F" and values.min() >= 0 and values.max() <= 65535
+def _fits_16_bits(image: Image.Image, values: np.ndarray) -> bool:
+    return image.mode != "F" and values.min() >= 0 and values.max() <= 65535
 
 
 def _white(image: Image.Image, values: np.ndarray | None, stretch: bool) -> tuple[int | None, list[str]]:

@@ -186,4 +186,4 @@ def _is_first(scan: bytes, component: int | None) -> bool:
     if len(scan) < 4 + 2 * count:
         return False
     start, _, precision = scan[1 + 2 * count : 4 + 2 * count]
-    return component in scan[1 : 1 + 2 * count : 2] and start == 0 and precision >> 4 == 0
+    return component is not None and component in scan[1 : 1 + 2 * count : 2] and start == 0 and precision >> 4 == 0

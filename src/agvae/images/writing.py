@@ -1,6 +1,7 @@
 """Pictures to image files of every format that Pillow writes."""
 
 import io
+from typing import Any, cast
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -53,7 +54,7 @@ _CHOICES = {
 
 _APPROXIMATE_ALPHA = {"AVIF", "HEIF", "JXL"}
 
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90},
     "HEIF": {"quality": 90},
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -103,7 +104,7 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
     options = dict(_OPTIONS.get(name, {}))
     mode = next(mode for mode in _CHOICES[picture.mode] if mode in _MODES.get(name, _USUAL_MODES))
     if picture.mode.endswith("A"):
-        seen_through = picture.getchannel("A").getextrema()[0] < 255
+        seen_through = cast("tuple[int, int]", picture.getchannel("A").getextrema())[0] < 255
         if not mode.endswith("A"):
             picture = pixels.opaque(picture)
             if seen_through:
@@ -124,7 +125,7 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
     return _saved(picture, mode, name, options | metadata), (*lost, *dropped)
 
 
-def _saved(picture: Image.Image, mode: str, name: str, options: dict) -> bytes:
+def _saved(picture: Image.Image, mode: str, name: str, options: dict[str, Any]) -> bytes:
     """The file of a picture in one of the modes that its format holds."""
     file = io.BytesIO()
     try:
@@ -138,11 +139,12 @@ def _saved(picture: Image.Image, mode: str, name: str, options: dict) -> bytes:
     return file.getvalue()
 
 
-def _metadata_for(name: str, mode: str, info: dict) -> tuple[dict, list[str]]:
+def _metadata_for(name: str, mode: str, info: dict) -> tuple[dict[str, Any], list[str]]:
     """Options of Pillow's writer for the metadata that a file of this format and mode can hold, and the phrases for
     the rest."""
     holds, jpeg = name in _METADATA, name in ("JPEG", "MPO")
-    options, dropped = {}, []
+    options: dict[str, Any] = {}
+    dropped = []
     if holds:
         options["icc_profile"] = None  # else some writers take the one of `info`, whether it fits or not
     if jpeg or name == "GIF":

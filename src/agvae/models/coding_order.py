@@ -55,8 +55,11 @@ class Features(Protocol):
     batch: int
     height: int
     width: int
-    like: Tensor
-    """Any tensor of their type and device."""
+
+    @property
+    def like(self) -> Tensor:
+        """Any tensor of their type and device."""
+        ...
 
     def at(self, positions: Tensor) -> Tensor:
         """The features (B, n, F) at flat positions (n,), which lie on the CPU."""

@@ -196,8 +196,9 @@ class Checkerboard(SpatialContext):
         return [[], [self.convolution]]
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
-        row, column = grid(*y_hat.shape[2:], y_hat.device)
-        second = ((row + column) % 2).to(y_hat.dtype).view(y_hat.shape[2:])
+        height, width = y_hat.shape[2:]
+        row, column = grid(height, width, y_hat.device)
+        second = ((row + column) % 2).to(y_hat.dtype).view(height, width)
         # A tap reads only the other colour, so that ŷ needs no mask: only its own squares' context counts.
         hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context([self.convolution], y_hat) * second[..., None]
         return self.head(hidden).permute(0, 3, 1, 2)
@@ -249,13 +250,14 @@ class Quadtree(SpatialContext):
         group = torch.arange(groups, device=y_hat.device).repeat_interleave(self.M // groups)[:, None, None]
         turn = (2 * (row % 2) + column % 2) ^ group  # (M, H, W): the pass in which each element is coded
         from_hyper = self.from_hyper(psi.permute(0, 2, 3, 1))
-        parameters: Tensor | None = None
-        for index in range(QuadtreeOrder.PASSES):
-            hidden = from_hyper
-            if index:
-                hidden = hidden + self._context([self.convolutions[index - 1]], y_hat * (turn < index))
-            now = self.head(hidden).permute(0, 3, 1, 2).unflatten(1, (self.K, self.M))
-            parameters = now if parameters is None else torch.where(turn == index, now, parameters)
+
+        def predict(hidden: Tensor) -> Tensor:
+            return self.head(hidden).permute(0, 3, 1, 2).unflatten(1, (self.K, self.M))
+
+        parameters = predict(from_hyper)
+        for index, convolution in enumerate(self.convolutions, 1):
+            now = predict(from_hyper + self._context([convolution], y_hat * (turn < index)))
+            parameters = torch.where(turn == index, now, parameters)
         return parameters.flatten(1, 2)
 
 

@@ -73,7 +73,8 @@ def _group(members: list["MeasuredModel"], key: str, bound: Sequence[str]) -> Gr
         return value != _BASELINES.get(key), not number, value if number else str(value), one.model.index
 
     first, *rest = sorted(members, key=place)
-    rows = [(first.model.choices[key], first, dict.fromkeys(METRICS))]
+    rates: dict[str, BDRate | None] = dict.fromkeys(METRICS)
+    rows = [(first.model.choices[key], first, rates)]
     for one in rest:
         rates = {metric: bd_rate(first.curve, one.curve, metric) for metric in METRICS}
         rows.append((one.model.choices[key], one, rates))

@@ -94,9 +94,13 @@ def rd_views(panel: Panel) -> Views:
     for view, (metric, db, axis) in _RD_VIEWS.items():
         behind, beside = [], []
         for i, curve in enumerate(published):
-            line = {"color": PUBLISHED_COLORS[i % 4], "dash": _DASHES[i // 4 % 3], "width": 1.4}
+            line: dict[str, Any] = {"color": PUBLISHED_COLORS[i % 4], "dash": _DASHES[i // 4 % 3], "width": 1.4}
             seen = True if curve.name in background else "legendonly"
-            options = {"uid": f"published-{curve.name}", "name": f"{curve.name}, published", "visible": seen}
+            options: dict[str, Any] = {
+                "uid": f"published-{curve.name}",
+                "name": f"{curve.name}, published",
+                "visible": seen,
+            }
             behind.append(_rd_trace(curve, metric, db, curve.source or "", line=line, **options))
         for i, curve in enumerate(panel.codecs, len(panel.models)):
             line = {"color": style_of(i).color, "dash": "dot", "width": 1.6}

@@ -80,7 +80,7 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
 
     Raises DataError if none of them can be used."""
     runs = Runs()
-    seen = set()
+    seen: set[Path] = set()
     for folder in map(Path, folders):
         if not folder.is_dir():
             runs.note(folder, "is a file, and a report is made of folders" if folder.exists() else "no such folder")
@@ -128,7 +128,7 @@ def _read_config(path: Path, runs: Runs) -> dict[str, Any]:
         return {}
     try:
         # Unresolved: ${run_dir} and the like have a meaning only while Hydra runs.
-        config = OmegaConf.to_container(OmegaConf.load(path / name))
+        config: Any = OmegaConf.to_container(OmegaConf.load(path / name))
     except Exception as error:  # PyYAML's, OmegaConf's and the file system's
         runs.note(path, f"{name} cannot be read ({_first_line(error)}): its configuration is unknown")
         return {}

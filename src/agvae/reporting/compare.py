@@ -128,13 +128,14 @@ def _models(runs: Sequence[Run], chosen: dict[Hashable, Choices]) -> dict[Hashab
         joined = choices.get(LEVELS) == 1
         members.setdefault(without(choices, LAMBDAS) if joined else _identity(run), []).append(run)
     found = list(members.values())
-    choices = [dict(chosen[_identity(group[0])]) for group in found]
-    for own in choices:
+    choices_of_models = [dict(chosen[_identity(group[0])]) for group in found]
+    for own in choices_of_models:
         if own.get(LEVELS) == 1:
             own.pop(LAMBDAS, None)
-    labels = short_names(choices, [str(group[0].path) for group in found], [_name(group) for group in found])
-    models = {}
-    for index, (group, label, own) in enumerate(zip(found, labels, choices, strict=True)):
+    folders_of_models = [str(group[0].path) for group in found]
+    labels = short_names(choices_of_models, folders_of_models, [_name(group) for group in found])
+    models: dict[Hashable, Model] = {}
+    for index, (group, label, own) in enumerate(zip(found, labels, choices_of_models, strict=True)):
         folders = tuple(run.path for run in group if isinstance(run, TrainingRun))
         models |= dict.fromkeys(map(_identity, group), Model(label, index, own, folders))
     return models

@@ -171,7 +171,8 @@ def _build(target: str | None) -> None:
     if target is None:
         for section in view.sections:
             print(f"workspace: {section.name}: {len(section.panels)} panels")
-        for grid in (block for block in page.blocks if hasattr(block, "panels")):
+        blocks: list[Any] = page.blocks
+        for grid in (block for block in blocks if hasattr(block, "panels")):
             print(f"report: runs of sweep={grid.runsets[0].name}: {len(grid.panels)} panels")
         print("nothing was sent: --publish ENTITY/PROJECT saves them at W&B")
         return

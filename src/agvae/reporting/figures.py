@@ -65,7 +65,7 @@ def rd_pair_figure(
 
 
 def _legend(figure: Figure, groups: Mapping[str, Sequence[Any]], place: str) -> None:
-    entries = []
+    entries: list[Any] = []
     for heading, handles in groups.items():
         if handles:
             entries += [*([_heading("")] if entries else []), _heading(heading), *handles]

@@ -17,6 +17,7 @@ import numpy as np
 
 from agvae.arguments import Parser, parsed, positive
 from agvae.errors import DataError, exit_on_error
+from agvae.reporting.boxes import Box, busiest_boxes
 from agvae.reporting.figures import INK, new_figure
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 CODECS = ("jpeg", "webp", "avif")
 MODELS = ("agvae-mse", "agvae-msssim")
-_TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg2000": "JPEG 2000", "heic": "HEIC", "jpegxl": "JPEG XL"}
 
 
 class Shown(NamedTuple):
@@ -35,20 +35,7 @@ class Shown(NamedTuple):
     words: str
 
 
-class Part(NamedTuple):
-    """A rectangle of a picture, in pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    def of(self, image: np.ndarray) -> np.ndarray:
-        """That part of an (H, W, 3) array."""
-        return image[self.y : self.y + self.height, self.x : self.x + self.width]
-
-
-def side_by_side(pictures: Sequence[Shown], part: Part, title: str = "", columns: int = 3) -> Figure:
+def side_by_side(pictures: Sequence[Shown], part: Box, title: str = "", columns: int = 3) -> Figure:
     """The same part of each picture in a grid, pixels drawn as squares."""
     rows = -(-len(pictures) // columns)
     wide, gap, text, heading = 4.0, 0.12, 0.42, 0.36 if title else 0.05  # inches
@@ -75,7 +62,8 @@ def at_one_rate(image: np.ndarray, bpp: float, codecs: Sequence[str], models: Se
     Raises DataError if a codec or a model cannot have that rate."""
     from agvae.codec import open_codec
     from agvae.evaluation import at_rate, classical_codec
-    from agvae.metrics import ms_ssim, psnr
+    from agvae.evaluation.classical import CODEC_TITLES
+    from agvae.metrics import bits_per_pixel, ms_ssim, psnr
 
     def shown(name: str, decoded: np.ndarray, rate: float) -> Shown:
         similarity = ms_ssim(image, decoded)
@@ -86,27 +74,22 @@ def at_one_rate(image: np.ndarray, bpp: float, codecs: Sequence[str], models: Se
     try:
         for name in codecs:
             coded = at_rate(classical_codec(name), image, bpp)
-            pictures.append(shown(_TITLES.get(name, name), coded.image, coded.bpp))
+            pictures.append(shown(CODEC_TITLES.get(name, name), coded.image, coded.bpp))
         for name in models:
             codec = open_codec(name)
             data = codec.compress(image, bpp=bpp)
-            rate = 8 * len(data) / (image.shape[0] * image.shape[1])
+            rate = bits_per_pixel(len(data), image.shape[1], image.shape[0])
             pictures.append(shown(codec.name, np.asarray(codec.decompress(data)), rate))
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
     return pictures
 
 
-def busiest_part(image: np.ndarray, width: int = 240, height: int = 180) -> Part:
+def busiest_part(image: np.ndarray, width: int = 240, height: int = 180) -> Box:
     """The part of a picture where brightness varies most, not larger than the picture."""
     height, width = min(height, image.shape[0]), min(width, image.shape[1])
-    grey = image.mean(axis=2)
-    places = [
-        Part(x, y, width, height)
-        for y in range(0, image.shape[0] - height + 1, max(1, height // 3))
-        for x in range(0, image.shape[1] - width + 1, max(1, width // 3))
-    ]
-    return max(places, key=lambda part: grey[part.y : part.y + height, part.x : part.x + width].std())
+    (box,) = busiest_boxes(image, width, height, (max(1, width // 3), max(1, height // 3)))
+    return box
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,9 +121,9 @@ def _draw(options: argparse.Namespace) -> None:
     print(options.output)
 
 
-def _part(text: str) -> Part:
-    def parse(text: str) -> Part:
-        return Part(*map(int, text.split(",")))
+def _part(text: str) -> Box:
+    def parse(text: str) -> Box:
+        return Box(*map(int, text.split(",")))
 
     return parsed(text, parse, lambda part: min(part) >= 0 and min(part[2:]) > 0, "a part, X,Y,W,H in pixels")
 

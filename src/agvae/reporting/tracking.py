@@ -76,7 +76,7 @@ class Tracking(Callback):
     ):
         self.checkpoints = Path(checkpoints)
         self.pictures = pictures
-        self.qualities = None if qualities is None else [float(quality) for quality in qualities]
+        self.qualities = [float(quality) for quality in qualities or ()]
         self.growth = growth
         self.forgiving = Forgiving("this run's pictures and tables are incomplete")
         self.gathered = Gathered()

@@ -63,7 +63,7 @@ class _Lazy:
     @property
     def levels(self) -> int | None:
         """The model's levels, if it has been loaded."""
-        return self._codec and self._codec.levels
+        return None if self._codec is None else self._codec.levels
 
     def get(self) -> "Codec":
         """The codec. Raises ConfigError for a quality that it does not have."""

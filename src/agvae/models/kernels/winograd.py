@@ -3,8 +3,7 @@
 A 5×5 kernel of stride 2 is four kernels of stride 1, of 3×3, 3×2, 2×3 and 2×2 elements, one for each phase (a, b) of
 its finer side's rows and columns. Each is evaluated by F(4×4, 3×3): tiles of 4×4 elements of the coarser side are
 products of polynomials, found from their values at the six points 0, ±1, ±2, ∞ along each axis. A kernel of two
-elements is of lower degree, so that its value at ∞ is zero and needs no product. That takes 121 multiplications in the
-place of 16 · 25 = 400.
+elements is of lower degree: its value at ∞ is zero and needs no product. So 121 multiplications replace 16 · 25 = 400.
 
     strided, Y = Σ_ab w_ab ∗ X_ab:      Y = Aᵀ [ Σ_ab U_ab ⊙ Bᵀ X_ab B ] A,     U_ab = G w_ab Gᵀ
     transposed, Y_ab = w_ab ∗ X:        Y_ab = Aᵀ [ U_ab ⊙ Bᵀ X B ] A           with X, Y_ab mirrored in each tile
@@ -191,14 +190,14 @@ def _bias(bias: Tensor | None, y: Tensor) -> Tensor:
 
 def _share(function: Callable, count: int, *arguments) -> None:
     """Call function(start, stop, …) over [0, count), in as many threads as torch has."""
-    arguments = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
+    arrays = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
     threads = min(torch.get_num_threads(), count)
     if threads == 1:
-        function(0, count, *arguments)
+        function(0, count, *arrays)
         return
     edges = [count * index // threads for index in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(function, *edge, *arguments) for edge in pairwise(edges)]:
+        for done in [pool.submit(function, *edge, *arrays) for edge in pairwise(edges)]:
             done.result()
 
 

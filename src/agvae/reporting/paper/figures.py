@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from agvae.reporting.boxes import Box
 from agvae.reporting.figures import INK, dress, new_figure, plain_log_ticks
 
 if TYPE_CHECKING:
@@ -102,19 +103,6 @@ class Decoded(NamedTuple):
     name: str
     image: np.ndarray
     lines: Sequence[str]
-
-
-class Box(NamedTuple):
-    """A part of a picture, in pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    def of(self, image: np.ndarray) -> np.ndarray:
-        """That part of an (H, W, 3) array."""
-        return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def comparison_figure(original: np.ndarray, decoded: Sequence[Decoded], boxes: Sequence[Box], title: str) -> Figure:
