@@ -163,7 +163,6 @@ def train(cfg: DictConfig) -> Any:
     from lightning import seed_everything
 
     from agvae.data import ImageDataModule
-    from agvae.models.trainable import is_peer
     from agvae.threads import use_threads
     from agvae.training import directories, launch, messages, resume
     from agvae.training.environment import environment
@@ -203,7 +202,7 @@ def train(cfg: DictConfig) -> Any:
         with launch.launched(trainer, run_dir / directories.LAST):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     finally:
-        messages.say(messages.closing(run_dir, trainer, is_peer(config["model"])))
+        messages.say(messages.closing(config, run_dir, trainer))
         if trainer.is_global_zero:
             directories.write_facts_of_best(run_dir)
     return trainer
@@ -212,7 +211,6 @@ def train(cfg: DictConfig) -> Any:
 def _check(config: dict[str, Any]) -> None:
     """Raise ConfigError for choices of different groups that cannot go together."""
     from agvae.metrics import MS_SSIM_SMALLEST_SIDE
-    from agvae.models.trainable import is_peer
     from agvae.training import launch
 
     for key in ("patch_size", "val_crop"):
@@ -224,7 +222,5 @@ def _check(config: dict[str, Any]) -> None:
             )
     if type(config["seed"]) is not int or config["seed"] < 0:
         raise ConfigError(f"seed={config['seed']} is not a whole number from 0 on")
-    if is_peer(config["model"]) and config["compile"]:
-        raise ConfigError("compile=true is for AG-VAE's networks: leave it out with model=compressai")
     trainer = config["trainer"]
     launch.check_sharding(trainer["strategy"], trainer["precision"], config["ema"]["decay"], config["compile"])

@@ -41,10 +41,10 @@ def opening(
     yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
 
 
-def closing(run_dir: Path, trainer: Trainer, peer: bool) -> Iterator[str]:
+def closing(config: dict[str, Any], run_dir: Path, trainer: Trainer) -> Iterator[str]:
     """The files of a run that has ended after at least one step, and the commands that go on with them.
 
-    A `peer` is a model of another project, which is evaluated beside one of ours."""
+    A model of another project is evaluated beside one of ours."""
     folder = run_dir / CHECKPOINTS
     kept = sorted(path.name for path in folder.glob("*.ckpt"))
     if not kept or not trainer.global_step:
@@ -53,7 +53,7 @@ def closing(run_dir: Path, trainer: Trainer, peer: bool) -> Iterator[str]:
     logs = [str(run_dir / name) for name in ("rd.csv", "csv", "wandb", "tensorboard") if (run_dir / name).exists()]
     yield f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}"
     yield f"logs:       {', '.join(logs)}"
-    if peer:
+    if is_peer(config["model"]):
         yield f"go on with: python evaluate.py checkpoint={DEFAULT_MODEL} codecs=[compressai:{best}]"
     else:
         yield f"go on with: python evaluate.py checkpoint={best}"
