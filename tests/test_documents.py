@@ -20,7 +20,7 @@ SCRIPTS = sorted(path for folder in ("benchmarks", "examples", "sweeps") for pat
 MODULE = re.compile(r"(?<![\w/.-])agvae(?:\.(?!py\b)[A-Za-z_]\w*)+")
 FOLDER = r"(?:src|tests|benchmarks|conf|docs|notebooks|examples|sweeps)"
 FILE = re.compile(rf"(?<![\w/.-])(?:{FOLDER}/[\w/.-]*\w|[\w/]+\.(?:py|ipynb))(?![\w*{{])")
-COMMAND = re.compile(r"(?:^|`)agvae ([a-z]+)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|`)agvae ([a-z][a-z-]*)", re.MULTILINE)
 TARGET = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from compressai.models import MeanScaleHyperprior
 from conftest import lively_model
 
 from agvae.models import AGVAE, GainUnit
@@ -252,16 +251,6 @@ def test_input_that_the_stride_does_not_divide_is_refused(tiny_model):
         tiny_model(torch.rand(1, 3, 64, 100), 0.0)
 
 
-def from_compressai(name: str) -> str | None:
-    """Our name for a weight of CompressAI's MeanScaleHyperprior; None for buffers that ours does without."""
-    if "_reparam" in name or name.startswith("gaussian_conditional"):
-        return None
-    if name.startswith("entropy_bottleneck."):
-        name = name.removeprefix("entropy_bottleneck.")
-        return None if name.startswith(("_", "target", "likelihood")) else f"prior.{name}"
-    return name
-
-
 def test_symbols_of_z_stay_where_the_prior_has_its_mass(tiny_model):
     low, high = tiny_model.prior.support(2.0**-10)
     z_bar = torch.linspace(-1e6, 1e6, 2 * tiny_model.N).view(2, tiny_model.N, 1, 1)
@@ -269,27 +258,3 @@ def test_symbols_of_z_stay_where_the_prior_has_its_mass(tiny_model):
     assert ((symbols >= low) & (symbols <= high)).all()
     inside = (low + (high - low) * torch.rand(2, tiny_model.N, 1, 1)).round()
     assert torch.equal(tiny_model.hyper_symbols(inside + tiny_model.prior.medians), inside)
-
-
-def test_parity_with_compressai_mean_scale_hyperprior():
-    """gain none, symmetric, context none and minnen2018 are that model: its weights give its picture and rates."""
-    torch.manual_seed(0)
-    theirs = MeanScaleHyperprior(16, 24).eval()
-    with torch.no_grad():
-        theirs.g_a[-1].weight *= 20
-    config = {
-        "transforms": {"name": "minnen2018", "N": 16, "M": 24},
-        "gain": {"name": "none", "levels": 1},
-        "entropy": {"name": "symmetric"},
-        "context": {"name": "none"},
-        "quantizer": {"name": "noise"},
-    }
-    ours = AGVAE.from_config(config).eval()
-    ours.load_state_dict({from_compressai(k): v for k, v in theirs.state_dict().items() if from_compressai(k)})
-    x = torch.rand(2, 3, 128, 192)
-    with torch.no_grad():
-        expected, out = theirs(x), ours(x, 0)
-    assert expected["likelihoods"]["y"].std() > 0.01
-    torch.testing.assert_close(out.x_hat, expected["x_hat"], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(out.y_likelihoods, expected["likelihoods"]["y"], atol=1e-5, rtol=1e-3)
-    torch.testing.assert_close(out.z_likelihoods, expected["likelihoods"]["z"], atol=1e-5, rtol=1e-3)

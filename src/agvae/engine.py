@@ -204,7 +204,7 @@ def train(cfg: DictConfig) -> Any:
         with launch.launched(trainer, run_dir / directories.LAST):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     finally:
-        messages.say(messages.closing(run_dir, trainer))
+        messages.say(messages.closing(config, run_dir, trainer))
         if trainer.is_global_zero:
             directories.write_facts_of_best(run_dir)
     return trainer

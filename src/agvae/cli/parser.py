@@ -8,7 +8,7 @@ from typing import Any
 
 from agvae import __version__
 from agvae.arguments import Parser, count, parsed, positive
-from agvae.cli.commands import inform, training
+from agvae.cli.commands import importing, inform, training
 from agvae.cli.commands.compare import compare
 from agvae.cli.commands.compress import compress
 from agvae.cli.commands.decompress import decompress
@@ -62,6 +62,7 @@ def make_parser() -> Parser:
     _add_compare(add)
     _add_info_and_models(add)
     _add_export(add)
+    _add_import(add)
     _add_shard(add)
     _add_report(add)
     _add_demo(add)
@@ -216,6 +217,18 @@ def _add_export(add: Add) -> None:
     command.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     command.add_argument("output", type=Path, metavar="OUT.safetensors")
     command.add_argument("--half", action="store_true", help="store the weights as float16: half the size")
+
+
+def _add_import(add: Add) -> None:
+    summary = "turn a checkpoint of CompressAI's mbt2018-mean or mbt2018 into one to train further or export"
+    command = add("import-compressai", importing.import_compressai, summary, None, "mbt2018-mean-3.pth.tar start.ckpt")
+    command.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a state dict of CompressAI, what its example trainer saves, or a checkpoint of model=compressai",
+    )
+    command.add_argument("output", type=Path, metavar="OUT.ckpt", help="a model without gains, for init_from=OUT.ckpt")
 
 
 def _add_shard(add: Add) -> None:

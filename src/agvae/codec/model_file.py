@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -22,8 +22,10 @@ from agvae.files import write_atomically
 from agvae.models import AGVAE
 from agvae.models.exact import exact
 from agvae.models.fixed_point import InexactError
+from agvae.models.trainable import is_peer
 
 FORMAT = 1
+_NO_CHECKPOINT = "not a training checkpoint of agvae; train.py writes them into the folder checkpoints of a run"
 
 _INTEGER_MAX = 1024
 """Largest width, number of levels or blocks that a configuration may ask for."""
@@ -108,10 +110,16 @@ def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> AGVAE:
     return model.eval()
 
 
-def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
-    """A training checkpoint's model made ready to code; averaged weights are preferred where it has them.
+class Checkpoint(NamedTuple):
+    """The model of a training checkpoint: configuration, weights (averaged ones where it has them) and facts."""
 
-    Raises ModelError if the file is not a checkpoint of this project."""
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    info: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the model of a training checkpoint. Raises ModelError if the file is not a checkpoint of this project."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         config = checkpoint["hyper_parameters"]["model"]
@@ -121,13 +129,28 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
         weights = dict(weights)
         info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
         info |= {"run": checkpoint["run"]} if "run" in checkpoint else {}  # older versions have no name for a run
-        _check_integers(config, most_blocks=len(weights))
-        expected = _skeleton(config)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except Exception as error:  # torch.load raises nearly anything on a foreign file
-        words = "not a training checkpoint of agvae; train.py writes them into the folder checkpoints of a run"
-        raise ModelError(f"{path}: {words}") from error
+        raise ModelError(f"{path}: {_NO_CHECKPOINT}") from error
+    return Checkpoint(config, weights, info)
+
+
+def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
+    """A training checkpoint's model made ready to code.
+
+    Raises ModelError if the file is not a checkpoint of an AG-VAE model."""
+    config, weights, info = read_checkpoint(path)
+    if is_peer(config):
+        raise ModelError(
+            f"{path}: holds {config['architecture']} of CompressAI, not AG-VAE; "
+            f"evaluate it with codecs=[compressai:{path}]"
+        )
+    try:
+        _check_integers(config, most_blocks=len(weights))
+        expected = _skeleton(config)
+    except Exception as error:  # whatever a configuration that is none makes it raise
+        raise ModelError(f"{path}: {_NO_CHECKPOINT}") from error
     _check_weights(path, expected, weights)
     try:
         return from_model(_assemble(config, weights), info, half)

@@ -1,4 +1,4 @@
-"""Classical codecs that are programs of their own, BPG, VTM and VVenC, and every codec by its name."""
+"""Classical codecs that are programs of their own, BPG, VTM and VVenC, and every codec to compare with by its name."""
 
 import shutil
 import struct
@@ -15,6 +15,7 @@ from PIL import Image
 from agvae import extensions
 from agvae.errors import ConfigError, DataError
 from agvae.evaluation.classical import CLASSICAL_CODECS, ClassicalCodec, MissingCodecError
+from agvae.evaluation.peers import PREFIX, peer_codec
 from agvae.evaluation.ycbcr import rgb_to_ycbcr, subsample, upsample, ycbcr_to_rgb
 
 _QPS = (47, 42, 37, 32, 27, 22, 17, 12)
@@ -242,7 +243,7 @@ def _last_line(output: bytes) -> str:
 
 _EXTERNAL_CODECS = {codec.name: codec for codec in (BPGCodec, VTMCodec, VVenCCodec)}
 CODEC_NAMES = (*CLASSICAL_CODECS, *_EXTERNAL_CODECS)
-"""Names that `classical_codec` takes."""
+"""Names that `classical_codec` takes, beside those of `agvae.evaluation.peers`."""
 
 
 def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> ClassicalCodec:
@@ -253,6 +254,8 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
     name or a path that leads nowhere. `name` may also be the import path of a class of the user's own, or its entry
     point's name.
     """
+    if name.startswith(PREFIX):
+        return peer_codec(name)
     if name in _EXTERNAL_CODECS:
         return _EXTERNAL_CODECS[name](programs)
     if name in CLASSICAL_CODECS:
@@ -261,7 +264,8 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
     own = extensions.IMPORT_PATH.fullmatch(name)
     if not own and name not in extensions.names("codec"):
         raise ConfigError(
-            f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)}, or package.module:name of your own"
+            f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)} and {PREFIX}…, "
+            "or package.module:name of your own"
         )
     try:
         if own:

@@ -4,6 +4,7 @@ import json
 from functools import cache
 from importlib.resources import files
 
+from agvae.evaluation.peers import published_as
 from agvae.evaluation.rd import Curve
 
 KODAK_IMAGES = 24
@@ -26,9 +27,9 @@ def published_curves() -> tuple[Curve, ...]:
 
 
 def stand_in(codec: str) -> Curve | None:
-    """The published curve of an external program of ours that cannot be run; None where there is none."""
+    """The published curve of a codec that cannot be run; None where there is none."""
     by_name = {curve.name: curve for curve in published_curves()}
-    return by_name.get(PUBLISHED_AS.get(codec, ""))
+    return by_name.get(published_as(codec) or PUBLISHED_AS.get(codec, ""))
 
 
 def background_curves(metric: str) -> list[Curve]:

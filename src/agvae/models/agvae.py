@@ -8,7 +8,7 @@ x ─► g_a ─► y ─►×m(q)─► ȳ ─┬─► round(ȳ−μ) ─► s
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -136,6 +136,9 @@ class AGVAE(nn.Module):
                 "quantizer": quantizer,
             }
         )
+
+    own_lambdas: Mapping[str, list[float]] = {}
+    """It has no λ of its own: the ladder of the loss gives them (`agvae.models.trainable`)."""
 
     stride = STRIDE_Z
     """Height and width of a picture must be multiples of this."""

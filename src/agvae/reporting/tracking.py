@@ -23,6 +23,7 @@ from agvae.evaluation.validation import SHORT, Measured, rd_curve
 from agvae.facts import model_facts
 from agvae.metrics import ms_ssim_db
 from agvae.models import AGVAE
+from agvae.models.trainable import is_peer
 from agvae.reporting.figures import channel_rate_figure, gain_figure, rd_figure, reconstruction_figure, rendered
 
 IMAGE_COLUMNS = ("step", "image", "quality", "bpp", "psnr", "ms_ssim")
@@ -138,6 +139,8 @@ class Tracking(Callback):
         self.gathered.points = points
         with self.forgiving:  # here, not later: until the end of this hook the weights are the averaged ones
             model = pl_module.model
+            if not isinstance(model, AGVAE):
+                return
             units = {"y": model.gain, "z": model.hyper_gain}
             self.gathered.gains = {
                 name: (_numpy(unit.log_gain.exp()), _numpy(unit.log_inverse.exp()))
@@ -249,9 +252,16 @@ def _to_tensorboard(writer: Any, media: Media, step: int) -> None:
 def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> None:
     import wandb
 
-    from agvae.codec.model_file import from_checkpoint
+    from agvae.codec.model_file import from_checkpoint, read_checkpoint
 
     kept = [path for name in ("best.ckpt", "last.ckpt") if (path := checkpoints / name).exists()]
+    if is_peer(config := read_checkpoint(kept[0]).config):  # its checkpoint is its only file
+        artifact = wandb.Artifact(
+            f"{config['architecture']}-{run.id}", "model", metadata={"model": config, "rd": points}
+        )
+        artifact.add_file(str(kept[0]))
+        run.log_artifact(artifact)
+        return
     model = from_checkpoint(kept[0])
     artifact = wandb.Artifact(f"agvae-{run.id}", "model", metadata={**model_facts(model), "rd": points})
     with tempfile.TemporaryDirectory() as folder:  # W&B takes a copy

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agvae.models import AGVAE
+from agvae.models.trainable import build_model
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def try_bfloat16(model: dict[str, Any], timeout: float = 120) -> dict[str, Any]:
 def _compare(config: dict[str, Any], side: int = 192, batch: int = 4) -> dict[str, float]:
     """Seconds, loss and gradient of a step in both precisions, with the same weights, picture and noise."""
     torch.manual_seed(0)
-    model = AGVAE.from_config(config).to(memory_format=torch.channels_last).train()
+    model: Any = build_model(config)
+    model.to(memory_format=torch.channels_last).train()
     x = F.interpolate(torch.rand(batch, 3, side // 16, side // 16), scale_factor=16, mode="bicubic").clamp(0, 1)
     x = x.contiguous(memory_format=torch.channels_last)
     quality = torch.linspace(0, model.levels - 1, batch).round()

@@ -11,6 +11,7 @@ from agvae.codec import model_file
 from agvae.errors import DataError
 from agvae.facts import model_facts, write_run_facts
 from agvae.files import remove_asides, write_atomically
+from agvae.models.trainable import is_peer
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,9 @@ def write_facts_of_best(directory: Path) -> None:
     if checkpoint is None:
         return
     try:
-        write_run_facts(directory, model_facts(model_file.from_checkpoint(checkpoint)))
+        found = model_file.read_checkpoint(checkpoint)
+        peer = is_peer(found.config)  # which has no model file, and so no fingerprint
+        facts = {**found.info, "model": found.config} if peer else model_facts(model_file.from_checkpoint(checkpoint))
+        write_run_facts(directory, facts)
     except (model_file.ModelError, OSError) as error:
         log.warning("the run's facts lack its steps and fingerprint: %s", error)

@@ -9,6 +9,8 @@ from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from agvae.data import ImageDataModule
+from agvae.models.trainable import is_peer
+from agvae.shipped import DEFAULT_MODEL
 from agvae.training.directories import CHECKPOINTS, LAST, best_checkpoint
 from agvae.training.module import AGVAEModule
 
@@ -39,8 +41,10 @@ def opening(
     yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
 
 
-def closing(run_dir: Path, trainer: Trainer) -> Iterator[str]:
-    """The files of a run that has ended after at least one step, and the commands that go on with them."""
+def closing(config: dict[str, Any], run_dir: Path, trainer: Trainer) -> Iterator[str]:
+    """The files of a run that has ended after at least one step, and the commands that go on with them.
+
+    A model of another project is evaluated beside one of ours."""
     folder = run_dir / CHECKPOINTS
     kept = sorted(path.name for path in folder.glob("*.ckpt"))
     if not kept or not trainer.global_step:
@@ -49,8 +53,11 @@ def closing(run_dir: Path, trainer: Trainer) -> Iterator[str]:
     logs = [str(run_dir / name) for name in ("rd.csv", "csv", "wandb", "tensorboard") if (run_dir / name).exists()]
     yield f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}"
     yield f"logs:       {', '.join(logs)}"
-    yield f"go on with: python evaluate.py checkpoint={best}"
-    yield f"            agvae export {best} model.safetensors"
+    if is_peer(config["model"]):
+        yield f"go on with: python evaluate.py checkpoint={DEFAULT_MODEL} codecs=[compressai:{best}]"
+    else:
+        yield f"go on with: python evaluate.py checkpoint={best}"
+        yield f"            agvae export {best} model.safetensors"
     if trainer.global_step != trainer.max_steps:
         yield f"            {shlex.join(['python', 'train.py', f'ckpt_path={run_dir / LAST}'])}"
 
@@ -67,7 +74,10 @@ def _too_long(scheduler: dict[str, Any], steps: int) -> Iterator[str]:
 
 
 def _model_name(config: dict[str, Any]) -> str:
-    return ", ".join(f"{part} {choice['name']}" for part, choice in config["model"].items())
+    model = config["model"]
+    if is_peer(model):
+        return f"{model['architecture']} of CompressAI"
+    return ", ".join(f"{part} {choice['name']}" for part, choice in model.items())
 
 
 def _batch(trainer: Trainer, batch_size: int) -> str:

@@ -1,4 +1,4 @@
-"""What Lightning trains: AG-VAE with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
+"""What Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from agvae.errors import ConfigError, numbers
 from agvae.evaluation.validation import Measured
 from agvae.facts import new_run_id
 from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, psnr_of_mse
-from agvae.models import AGVAE
+from agvae.models.trainable import build_model
 from agvae.quality import check_quality, half_levels
 from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
@@ -49,10 +49,12 @@ class AGVAEModule(LightningModule):
         """The groups of conf/ of these names, as plain dictionaries. Raises ConfigError for a choice that cannot be."""
         super().__init__()
         try:
-            self.model = AGVAE.from_config(model)
+            self.model = build_model(model)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         levels = self.model.levels
+        if loss["lambdas"] is None:
+            loss = {**loss, "lambdas": self.model.own_lambdas.get(loss["name"])}
         loss = resolved(loss, levels)
         self.levels = trained_levels(loss, levels)
         self.lambdas: list[float] = loss["lambdas"]

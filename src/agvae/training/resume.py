@@ -15,7 +15,8 @@ from yaml import YAMLError
 from agvae.codec import model_file
 from agvae.errors import ConfigError
 from agvae.facts import flat
-from agvae.models import AGVAE
+from agvae.models.peers import PeerModel
+from agvae.models.trainable import Trainable
 from agvae.training.directories import CONFIG, LAST
 
 
@@ -116,14 +117,17 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [f"model.{key}={found.get(key)}" for key in keys if found.get(key) != wanted.get(key)]
 
 
-def initialise(model: AGVAE, name_or_path: str) -> None:
+def initialise(model: Trainable, name_or_path: str) -> None:
     """Give `model` the weights of a checkpoint, averaged ones where it has them, of a model file or a shipped model.
 
     Raises ConfigError if it cannot be read, or is of another model."""
-    read = model_file.from_checkpoint if name_or_path.endswith(".ckpt") else model_file.load
     try:
+        if isinstance(model, PeerModel):
+            model.start_from(*model_file.read_checkpoint(name_or_path)[:2])
+            return
+        read = model_file.from_checkpoint if name_or_path.endswith(".ckpt") else model_file.load
         found = read(name_or_path)
-    except model_file.ModelError as error:
+    except (model_file.ModelError, ConfigError) as error:
         raise ConfigError(f"init_from={name_or_path}: {error}") from error
     if different := differences(found.config, model.config):
         raise ConfigError(f"init_from={name_or_path} is another model: it has {' '.join(different)}")

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from agvae.errors import ConfigError
+from agvae.models.trainable import is_peer
 from agvae.training import acceleration, launch
 from agvae.training.callbacks import EMA, Compile
 from agvae.training.checkpoints import AtomicCheckpointIO
@@ -51,6 +52,8 @@ def _callbacks(config: dict[str, Any]) -> list[Callback]:
     if decay is not None:
         callbacks.append(EMA(decay))
     if config["compile"]:
+        if is_peer(config["model"]):
+            raise ConfigError("compile must be false for model=compressai, not true: only AG-VAE's networks compile")
         callbacks.append(Compile())
     return callbacks + [
         _instantiated(f"callbacks.{name}", callback) for name, callback in config["callbacks"].items() if callback
