@@ -161,7 +161,6 @@ def train(cfg: DictConfig) -> Any:
     from lightning import seed_everything
 
     from agvae.data import ImageDataModule
-    from agvae.models.requirements import check_exportable
     from agvae.threads import use_threads
     from agvae.training import directories, launch, messages, resume
     from agvae.training.environment import environment
@@ -183,10 +182,7 @@ def train(cfg: DictConfig) -> Any:
     module = AGVAEModule(
         **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
     )
-    try:
-        check_exportable(module.model)
-    except ValueError as error:
-        raise ConfigError(f"this model could not be exported: {error}") from error
+    _check_exportable(module.model)
     if config["init_from"] is not None and not checkpoint:
         resume.initialise(module.model, str(config["init_from"]))
 
@@ -208,6 +204,18 @@ def train(cfg: DictConfig) -> Any:
         if trainer.is_global_zero:
             directories.write_facts_of_best(run_dir)
     return trainer
+
+
+def _check_exportable(model: Any) -> None:
+    """Raise ConfigError for an AG-VAE that could be trained and then not be exported."""
+    from agvae.models import AGVAE
+    from agvae.models.requirements import check_exportable
+
+    try:
+        if isinstance(model, AGVAE):
+            check_exportable(model)
+    except ValueError as error:
+        raise ConfigError(f"this model could not be exported: {error}") from error
 
 
 def _check(config: dict[str, Any]) -> None:

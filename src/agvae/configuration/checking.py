@@ -74,9 +74,13 @@ def _place(section: type[Section], steps: Iterable[Any], config: Any, prefix: st
 def unknown(section: type[Section], key: str, prefix: str = "", choice: str = "") -> str:
     """The error for a key that does not exist in `section`, or not in the `choice` made, with the nearest that does."""
     start = f"{prefix}." if prefix else ""
-    owners = [owner for known, owner, _ in fields_of(section, start) if known == key]
+    keys = fields_of(section, start)
+    owners = [owner for known, owner, _ in keys if known == key or known.startswith(f"{key}.")]
     if choice and owners:
-        return f"{key} must not be set with {choice}: remove it with ~{key}, or choose {either(owners)}"
+        other = f", or choose {either(filter(None, owners))}" if any(owners) else ""
+        return f"{key} must not be set with {choice}: remove it with ~{key}{other}"
+    if key in known_keys(section, prefix):
+        return f"{key} must not be set with these choices: none of them has it"
     if near := nearest(section, key, prefix):
         return f"{key} is not a key of the configuration: the nearest is {near}"
     parent = key.rpartition(".")[0]

@@ -41,8 +41,8 @@ class Evaluation(Section):
         description="how long the model's encoder searches for smaller files; 0: not at all"
     )
     codecs: Annotated[list[Text] | Text, Words("a name", "a list of names")] | None = Field(
-        description="what to run beside the model: jpeg, webp, avif, jpeg2000, heic, jpegxl, bpg, vtm, vvenc, or "
-        "package.module:name of your own; [] for the model alone"
+        description="what to run beside the model: jpeg, webp, avif, jpeg2000, heic, jpegxl, bpg, vtm, vvenc, "
+        "compressai:ARCHITECTURE:QUALITY, or package.module:name of your own; [] for the model alone"
     )
     programs: Programs
     threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from agvae import extensions
-from agvae.configuration.values import BUILT_IN, OWN, Part, Section, Width, built_in_or_own, by_name, by_name_or_own
+from agvae.configuration.values import (
+    BUILT_IN,
+    OWN,
+    Part,
+    Section,
+    Text,
+    Width,
+    built_in_or_own,
+    by_name,
+    by_name_or_own,
+)
 
 
 class _Transforms(Section):
@@ -132,9 +142,30 @@ class Quantizer(Section):
     )
 
 
-class Model(Section):
+class AGVAE(Section):
     transforms: Transforms
     gain: Gain
     entropy: Entropy
     context: Context
     quantizer: Quantizer
+
+
+class CompressAI(Section):
+    architecture: Text = Field(
+        description="a model of CompressAI: bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, mbt2018, "
+        "cheng2020-anchor, cheng2020-attn; for all rates bmshj2018-hyperprior-vbr, mbt2018-mean-vbr, mbt2018-vbr"
+    )
+    quality: Annotated[int, Field(ge=1, le=8)] = Field(
+        description="the widths, and λ unless loss.lambdas is set; …-vbr does not read it"
+    )
+    N: Width | None = Field(description="channels inside the transforms and of z; null: CompressAI's")
+    M: Width | None = Field(description="channels of the latent y; null: CompressAI's; cheng2020 has no M")
+
+
+def _kind_of_model(value: Any) -> str:
+    return "compressai" if isinstance(value, dict) and "architecture" in value else BUILT_IN
+
+
+Model = Annotated[
+    Annotated[AGVAE, Tag(BUILT_IN)] | Annotated[CompressAI, Tag("compressai")], Discriminator(_kind_of_model)
+]
