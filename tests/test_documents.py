@@ -18,7 +18,7 @@ SETTINGS = [ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "conf").
 SCRIPTS = sorted(path for folder in ("benchmarks", "examples", "sweeps") for path in (ROOT / folder).rglob("*.py"))
 
 MODULE = re.compile(r"(?<![\w/.-])agvae(?:\.(?!py\b)[A-Za-z_]\w*)+")
-FOLDER = r"(?:src|tests|benchmarks|conf|docs|notebooks|examples|sweeps)"
+FOLDER = r"(?:src|tests|benchmarks|conf|docs|notebooks|examples|sweeps|tools)"
 FILE = re.compile(rf"(?<![\w/.-])(?:{FOLDER}/[\w/.-]*\w|[\w/]+\.(?:py|ipynb))(?![\w*{{])")
 COMMAND = re.compile(r"(?:^|`)agvae ([a-z][a-z-]*)", re.MULTILINE)
 TARGET = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)

@@ -51,6 +51,9 @@ class Pace(Callback):
 class StepProgressBar(TQDMProgressBar):
     """Lightning's progress bar of an epoch, with the step of the whole run and the time to its end beside it."""
 
+    began: tuple[int, float] | None = None
+    """The step and the time at which training began; None before, while a first validation runs."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self.began = trainer.global_step, time.perf_counter()
@@ -59,11 +62,12 @@ class StepProgressBar(TQDMProgressBar):
         """Values to show beside the bar."""
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
-        left, done = steps_left(trainer), trainer.global_step - self.began[0]
+        left = steps_left(trainer)
         if left is None:
             return {"step": str(trainer.global_step), **shown}
         step = f"{trainer.global_step}/{trainer.global_step + left}"
-        if not done:
+        done = trainer.global_step - self.began[0] if self.began else 0
+        if not self.began or not done:
             return {"step": step, **shown}
         seconds = (time.perf_counter() - self.began[1]) / done * left
         return {"step": step, "to_go": str(timedelta(seconds=round(seconds))), **shown}
