@@ -47,6 +47,7 @@ def test_a_photo_stays_as_it_is(name, photo):
 @torch.inference_mode()
 def test_only_the_places_that_are_broken_and_their_surroundings_are_blurred(tiny_model, monkeypatch):
     """Two more places on each side are blurred, because g_a has looked at them too."""
+    monkeypatch.setattr(calming, "_BROKEN", 1.0)  # of few channels
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (150, 200, 3), dtype=np.uint8)
     y = torch.zeros(1, 12, 12, 16)
@@ -67,7 +68,8 @@ def test_only_the_places_that_are_broken_and_their_surroundings_are_blurred(tiny
 
 
 @torch.inference_mode()
-def test_a_place_that_stays_broken_is_blurred_more_and_then_left(tiny_model):
+def test_a_place_that_stays_broken_is_blurred_more_and_then_left(tiny_model, monkeypatch):
+    monkeypatch.setattr(calming, "_BROKEN", 1.0)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     y, given = torch.full((1, 12, 4, 4), 1e9), []
     assert calming.calmed(tiny_model, pixels, y, lambda blurred: given.append(blurred) or y) is y

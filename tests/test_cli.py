@@ -161,7 +161,7 @@ def test_a_rate_target_is_met(folder, capsys):
         ),
         (("compress", "photo.png", "a.agv", *MODEL, "--quality", "85"), 2, "the PSNR of --quality 3.6"),
         (("compress", "photo.png", "a.agv", *MODEL, "--bytes", "50"), 1, "photo.png: 50 bytes is out of range"),
-        (("compress", "photo.png", "a.agv", *MODEL, "--bpp", "1e-3"), 1, "photo.png: 0.0010 bpp is out of range"),
+        (("compress", "photo.png", "a.agv", *MODEL, "--bpp", "1e-3"), 1, "photo.png: 0.001 bpp is out of range"),
         (("compress", "photo.png", "a.agv", *MODEL, "--psnr", "1"), 1, "psnr 1 is out of range"),
         (("compress", "photo.png", "a.agv", "--lossless", "--quality", "1"), 2, "not allowed with"),
         (("compress", "photo.png", "a.agv", "--quiet", "--verbose"), 2, "not allowed with"),
@@ -455,7 +455,7 @@ def test_a_full_disk_leaves_everything_as_it_was(folder):
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "agvae: b.png: File too large\n")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

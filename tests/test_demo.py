@@ -121,6 +121,7 @@ def test_a_missing_gradio_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     for module in ("app", "serving"):
         monkeypatch.delitem(sys.modules, f"agvae.demo.{module}", raising=False)
+        monkeypatch.delattr(f"agvae.demo.{module}", raising=False)
     assert cli.main(["demo"]) == 2
     assert "pip install -e '.[demo]'" in capsys.readouterr().err
 

@@ -25,6 +25,8 @@ OWNERS = metadata.packages_distributions()
 NEEDS = {
     "agvae.demo": "demo",
     "agvae.evaluation.classical": "codecs",
+    "agvae.evaluation.peers": "compressai",
+    "agvae.models.peers": "compressai",
     "agvae.reporting.charts": "report",
     "agvae.reporting.dashboard": "dashboard",
     "agvae.reporting.html": "report",

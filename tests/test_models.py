@@ -46,10 +46,18 @@ def test_each_sample_gets_the_gain_of_its_own_quality():
 
 def test_qualities_outside_the_range_are_refused_and_in_tensors_clamped():
     unit = random_gains()
-    for quality in (-0.1, 3.1, float("nan")):
-        with pytest.raises(ValueError, match="outside this model's range 0 to 3"):
+    for quality in (-0.1, 5.1, float("nan")):
+        with pytest.raises(ValueError, match="outside this model's range 0 to 5"):
             unit.gain(quality)
-    assert torch.equal(unit.gain(torch.tensor([-1.0, 9.0])), unit.gain(torch.tensor([0.0, 3.0])))
+    assert torch.equal(unit.gain(torch.tensor([-1.0, 9.0])), unit.gain(torch.tensor([0.0, 5.0])))
+
+
+def test_gains_double_with_each_level_past_the_last():
+    unit, constant = random_gains(), GainUnit(3, 4, growth=1.0)
+    for quality, factor in ((3.5, 2**0.5), (4, 2), (5, 4)):
+        torch.testing.assert_close(unit.gain(quality), factor * unit.gain(3))
+        torch.testing.assert_close(unit.inverse(quality), unit.inverse(3) / factor)
+        assert torch.equal(constant.gain(quality), constant.gain(3))
 
 
 def test_gains_start_at_the_root_of_lambda():

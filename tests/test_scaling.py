@@ -475,7 +475,7 @@ def test_the_command_makes_shards_to_train_from_and_says_what_is_left_out(pictur
 def test_what_cannot_be_sharded_or_trained_on_is_one_clear_line(pictures, shards, tmp_path, capsys):
     for arguments, status, reason in (
         (("shard", pictures, shards), 2, "not an empty folder"),
-        (("shard", tmp_path / "nowhere", tmp_path / "out"), 1, "not a folder"),
+        (("shard", tmp_path / "nowhere", tmp_path / "out"), 1, "must be a folder of pictures"),
         (("shard", pictures, tmp_path / "out", "--size", "0"), 2, "whole number"),
     ):
         with pytest.raises(SystemExit) if "--size" in arguments else io.StringIO() as ended:

@@ -25,6 +25,10 @@ TRUSTED = "AGVAE_EXTENSIONS"
 """Environment variable: modules, separated by commas, that model files may name. Child processes inherit it."""
 
 
+class UntrustedError(ValueError):
+    """A part in a package whose code nobody has said to trust."""
+
+
 def trust(module: str) -> None:
     """Let model files and checkpoints name parts of this module."""
     os.environ[TRUSTED] = ",".join(dict.fromkeys([*_trusted(), module]))
@@ -44,7 +48,7 @@ def find(kind: str, name: str, built_in: Mapping[str, T]) -> T:
         )
     module = name.partition(":")[0]
     if module not in _trusted():
-        raise ValueError(
+        raise UntrustedError(
             f"{kind} {name} is not part of agvae: if you trust the code of {module}, set {TRUSTED}={module} or call "
             f"agvae.extensions.trust({module!r})"
         )

@@ -74,7 +74,8 @@ class LearnedEncoder:
 
         sizes = Sizes(code, self._last, guess, measure, savable_share(self._model))
         words = partial(target.size_in_words, width=header.width, height=header.height)
-        return SizeSearch(sizes, max(1, int(target.bytes(header.width, header.height))), words).run()
+        size = max(1, int(target.bytes(header.width, header.height)))
+        return SizeSearch(sizes, size, words, target.in_words).run()
 
     def _reaching(self, latent: Latent, header: Header, target: Target) -> bytes:
         """The smallest file whose decoded picture has a metric of at least the target's."""

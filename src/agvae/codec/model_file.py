@@ -18,6 +18,7 @@ from torch import Tensor
 
 from agvae import shipped
 from agvae.entropy.tables import Tables, build_tables
+from agvae.extensions import UntrustedError
 from agvae.files import write_atomically
 from agvae.models import AGVAE
 from agvae.models.exact import exact
@@ -185,6 +186,8 @@ def load(name_or_path: str | Path) -> ModelFile:
         _check_integers(config, most_blocks=len(weights))
         model = _skeleton(config)
         checked = Tables.from_tensors(tables)
+    except UntrustedError as error:
+        raise ModelError(f"{path}: {error}") from error
     except Exception as error:  # so does a configuration
         raise ModelError(f"{path}: its configuration or tables are not sound ({_short(error)})") from error
     _check_weights(path, model, weights)
@@ -192,7 +195,8 @@ def load(name_or_path: str | Path) -> ModelFile:
         raise ModelError(f"{path}: its tables are not those of its configuration")
     if not isinstance(info, dict):
         raise ModelError(f"{path}: the facts of its model must be a dictionary, not {_short(info)}")
-    return ModelFile(config, weights, checked, info)
+    # The fingerprint is a property of the rest.
+    return ModelFile(config, weights, checked, {key: value for key, value in info.items() if key != "fingerprint"})
 
 
 def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:

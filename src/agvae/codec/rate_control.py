@@ -74,9 +74,9 @@ class SizeSearch:
 
     The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target."""
 
-    def __init__(self, sizes: Sizes, target: int, words: Callable[[int], str] = "{} bytes".format):
-        """`words` is a size as an error names it."""
-        self._sizes, self._target, self._words = sizes, target, words
+    def __init__(self, sizes: Sizes, target: int, words: Callable[[int], str] = "{} bytes".format, wanted: str = ""):
+        """`words` is a size as an error names it, `wanted` the target as it was given."""
+        self._sizes, self._target, self._words, self._wanted = sizes, target, words, wanted or words(target)
         middle = target * (1 + (sizes.savable - RATE_SLACK) / 2)  # of what will do
         self._prediction = _Prediction(sizes.guess, sizes.last, math.log(middle))
         self._fitting = b""
@@ -166,9 +166,7 @@ class SizeSearch:
         if quality == self._anchor:
             sizes = (len(self._sizes.code(q, q).file) for q in (0, self._sizes.last))
             smallest, largest = map(self._words, sizes)
-            raise TargetError(
-                f"{self._words(self._target)} is out of range: this picture takes {smallest} to {largest}"
-            )
+            raise TargetError(f"{self._wanted} is out of range: this picture takes {smallest} to {largest}")
         if quality in self._ends:
             return None
         self._ends.add(quality)

@@ -23,6 +23,11 @@ class Target(NamedTuple):
         """The size that it bounds, for a picture of these sides."""
         return self.value * width * height / 8 if self.name == "bpp" else self.value
 
+    @property
+    def in_words(self) -> str:
+        """The target of a size as it was given."""
+        return f"{self.value:g} {self.name}"
+
     def size_in_words(self, size: int, width: int, height: int) -> str:
         """A size in the target's own unit."""
         return f"{size} bytes" if self.name == "bytes" else f"{metrics.bits_per_pixel(size, width, height):.4f} bpp"

@@ -55,10 +55,13 @@ class GainUnit(nn.Module):
         last = self.levels - 1
         if not isinstance(quality, Tensor):
             check_quality(quality, last + EXTRA_LEVELS)
+        beyond = isinstance(quality, Tensor) or quality > last  # to look into a tensor would wait for a GPU
         quality = torch.as_tensor(quality, dtype=logs.dtype, device=logs.device)
-        quality = quality.clamp(0, last + EXTRA_LEVELS)  # to look into a tensor would wait for a GPU
-        trained = quality.clamp(max=last)
-        return (interpolate(logs, trained, torch.lerp) + slope * (quality - trained).unsqueeze(-1)).exp()
+        trained = quality.clamp(0, last)
+        logs = interpolate(logs, trained, torch.lerp)
+        if beyond and slope:
+            logs = logs + slope * (quality.clamp(0, last + EXTRA_LEVELS) - trained).unsqueeze(-1)
+        return logs.exp()
 
 
 def interpolate(logs: Tensor, quality: Tensor, blend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from agvae.training.lightning_internals import is_accumulating
+from agvae.training.lightning_internals import has_time_limit, is_accumulating
 
 LONG = 3600.0
 """Seconds from which on a run on a CPU is told of experiments that are meant for one."""
@@ -43,7 +43,7 @@ class Pace(Callback):
             return
         line = f"pace:       {rate:.3g} steps a second, {left:,} steps to go: {duration(left / rate)}"
         on_cpu = trainer.strategy.root_device.type == "cpu"
-        if on_cpu and left / rate > LONG and trainer.max_time is None:
+        if on_cpu and left / rate > LONG and not has_time_limit(trainer):
             line += "; experiment=quickstart (minutes) and experiment=small (hours) are meant for a CPU"
         tqdm.write(line)
 
