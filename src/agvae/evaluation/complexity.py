@@ -44,7 +44,7 @@ def part_costs(config: dict[str, Any], height: int, width: int) -> dict[str, Cos
     with torch.device("meta"):  # shapes without memory or arithmetic
         model = AGVAE.from_config(config).eval()
         x, y, z = (torch.empty(shape) for shape in _shapes(model, height, width))
-        quality = 0.0
+        quality = torch.zeros(1)
         psi = torch.empty(1, model.context.hyper_channels, *y.shape[2:])
 
     def walk(psi: Tensor) -> None:

@@ -60,7 +60,8 @@ class GainUnit(nn.Module):
         trained = quality.clamp(0, last)
         logs = interpolate(logs, trained, torch.lerp)
         if beyond and slope:
-            logs = logs + slope * (quality.clamp(0, last + EXTRA_LEVELS) - trained).unsqueeze(-1)
+            past = quality.clamp(0, last + EXTRA_LEVELS) - trained
+            logs = torch.add(logs, past.unsqueeze(-1), alpha=slope)
         return logs.exp()
 
 
