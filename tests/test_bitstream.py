@@ -492,6 +492,7 @@ for model in sorted(folder.glob("*.safetensors")):
 """
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_no_byte(tiny_config, photo, tmp_path):
     for name in ("minnen2018", "residual", "depthwise"):
         extra = {"blocks": 1} if name == "depthwise" else {}

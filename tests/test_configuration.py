@@ -257,6 +257,7 @@ def test_a_recipe_given_on_resuming_is_laid_over_as_a_whole():
     assert laid_over(SMALL, changed_by)["scheduler"] == composed("experiment=small")["scheduler"]
 
 
+@pytest.mark.slow
 def test_the_command_resumes_the_newest_run_without_its_options(tmp_path):
     def run(*arguments):
         command = [sys.executable, str(ROOT / "train.py"), *arguments]

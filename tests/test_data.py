@@ -591,6 +591,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_processes_see_together_what_one_sees_with_nothing_else_set(folder, tmp_path):
     script = tmp_path / "ddp.py"
     script.write_text(DDP.format(tests=str(Path(__file__).parent), folder=str(folder), out=str(tmp_path)))

@@ -51,6 +51,7 @@ def follow(folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_page_does_what_it_says(tmp_path, photo, monkeypatch):
     for side in ("new", "old"):
         (tmp_path / "photos" / side).mkdir(parents=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import lively_model
+from conftest import TINY, lively_model
 from PIL import Image
 
 from agvae.codec import BitstreamError, Codec, TargetError, bitstream, model_file
@@ -17,9 +17,9 @@ from agvae.images import Picture, picture_of, read_picture
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture
-def codec(tiny_model):
-    return Codec(model_file.from_model(tiny_model))
+@pytest.fixture(scope="module")
+def codec():
+    return Codec(model_file.from_model(lively_model(TINY)))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ def obey_permissions() -> None:
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="takes rights from root as Linux does")
 def test_the_command_works_where_neither_home_nor_package_can_be_written(tmp_path, photo):
     site, home, work = tmp_path / "site", tmp_path / "home", tmp_path / "work"

@@ -163,7 +163,7 @@ def test_metric_is_reached_and_not_by_much(target, bend):
 
 @pytest.mark.parametrize("target", [24.9, 40.1])
 def test_metrics_out_of_range_name_the_range(target):
-    with pytest.raises(TargetError, match=r"25\.0000 to (32\.5|40\.0)000"):
+    with pytest.raises(TargetError, match=r"25\.0000 to 40\.0000"):
         smallest_reaching(lambda quality: (b"", 25 + 15 * quality / LAST), target, (LAST // 2, LAST), "psnr")
 
 
@@ -205,7 +205,7 @@ def test_files_meet_their_size_and_decode(tiny_config, photo, context, side):
     assert codec.compress(image, bpp=8 * target / side**2, lossless=False) == data
     with pytest.raises(TargetError, match=f"{smallest} bytes to {largest} bytes"):
         codec.compress(latent, bytes=2 * largest, lossless=False)
-    with pytest.raises(TargetError, match=rf"^50\.0000 bpp is .* {8 * smallest / side**2:.4f} bpp to"):
+    with pytest.raises(TargetError, match=rf"^50 bpp is .* {8 * smallest / side**2:.4f} bpp to"):
         codec.compress(latent, bpp=50, lossless=False)
 
 

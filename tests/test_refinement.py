@@ -145,6 +145,7 @@ def test_ms_ssim_is_refined_on_small_pictures_too(few_steps, crop):
     assert codec.search.cost(refined, picture) <= codec.search.cost(plain, picture)
 
 
+@pytest.mark.slow
 def test_shipped_model_saves_bits(photo):
     codec = Codec.load("agvae-small-mse")
     picture = Picture(np.asarray(photo)[128:256, 128:256].copy())

@@ -168,6 +168,7 @@ class Probe(Callback):
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_with_two_processes_a_run_does_each_job_once_on_both(tmp_path):
     (tmp_path / "probe.py").write_text(PROBE)
     probe = ["+callbacks.probe._target_=probe.Probe", "+callbacks.probe.folder=${run_dir}"]

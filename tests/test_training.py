@@ -563,6 +563,7 @@ class Probe(Callback):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_equal_weights_having_drawn_different_levels(tmp_path):
     (tmp_path / "probe.py").write_text(PROBE)
     done = run_train(
@@ -590,6 +591,7 @@ def test_two_processes_end_with_equal_weights_having_drawn_different_levels(tmp_
     assert [path.name for path in (run_dir / "csv").iterdir()] == ["version_0"]
 
 
+@pytest.mark.slow
 def test_the_command_logs_to_wandb_offline_and_resumes_in_its_run_directory(tmp_path):
     options = [*(o for o in TINY_RUN if o != "logger=csv"), "trainer.val_check_interval=2"]
     first = run_train(*options, "trainer.max_steps=2", cwd=tmp_path)

@@ -212,7 +212,7 @@ def smallest_reaching(
     low, at_low = 0, lowest
     for high in dict.fromkeys(lasts):
         file_high, at_high = code(high)
-        if at_high >= target:
+        if lowest < target <= at_high:
             break
         low, at_low = high, at_high
     if not lowest < target <= at_high:
