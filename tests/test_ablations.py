@@ -30,6 +30,7 @@ def curve(bpp, psnr, quality=None):
     return Curve("curve", "", found if quality is None else found | {"quality": list(quality)})
 
 
+@pytest.mark.slow
 def test_every_answer_trains_another_model_at_the_same_budget(ablations):
     configs = {}
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):

@@ -81,6 +81,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_the_child_of_a_fork_codes_with_its_parents_codec_and_with_its_own(codec, tmp_path):
     codec._file.save(tmp_path / "model.safetensors")

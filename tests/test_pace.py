@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 
 from agvae.configuration.command import _remove_if_empty
 from agvae.training import pace
@@ -17,8 +18,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def trainer(step: int, total: float, device: str = "cpu", max_time=None) -> SimpleNamespace:
+    callbacks = [] if max_time is None else [Timer(max_time)]
     strategy = SimpleNamespace(root_device=torch.device(device))
-    return SimpleNamespace(global_step=step, estimated_stepping_batches=total, strategy=strategy, max_time=max_time)
+    return SimpleNamespace(global_step=step, estimated_stepping_batches=total, strategy=strategy, callbacks=callbacks)
 
 
 @pytest.mark.parametrize(

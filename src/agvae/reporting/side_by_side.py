@@ -77,7 +77,7 @@ def at_one_rate(image: np.ndarray, bpp: float, codecs: Sequence[str], models: Se
             pictures.append(shown(CODEC_TITLES.get(name, name), coded.image, coded.bpp))
         for name in models:
             codec = open_codec(name)
-            data = codec.compress(image, bpp=bpp)
+            data = codec.compress(image, bpp=bpp, lossless=False)
             rate = bits_per_pixel(len(data), image.shape[1], image.shape[0])
             pictures.append(shown(codec.name, np.asarray(codec.decompress(data)), rate))
     except (ValueError, OSError) as error:
