@@ -212,6 +212,7 @@ def test_no_flipped_bit_gives_a_picture(tiny_config, image, context):
             codec.decompress(bytes(damaged))
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_alpha_exif_or_profile_gives_a_picture(codec, image):
     image = image.convert("LA")
     image.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"

@@ -51,6 +51,7 @@ def test_threads_that_share_a_latent_get_the_same_bytes(crops):
         assert set(files) == {alone}
 
 
+@pytest.mark.slow
 def test_a_pickled_codec_codes_the_same_bytes_here_and_in_a_worker_process(codec, crops):
     data = codec.compress(crops[0], quality=1)
     copy = pickle.loads(pickle.dumps(codec))

@@ -211,6 +211,7 @@ def test_the_expected_histogram_is_the_mean_over_elements_and_sums_to_one():
 # ------------------------------------------------------------- figures 3 to 6
 
 
+@pytest.mark.slow
 def test_side_by_side_ours_never_takes_more_than_the_first_codec(draw, folder, tmp_path):
     table = draw(
         *SIDE_BY_SIDE, "--msssim", "symmetric.safetensors", "--target", "astronaut=0.68", "--codecs", "webp", "jpeg"
@@ -283,6 +284,7 @@ def rising(name: str, **more) -> Curve:
     return Curve(name, "", {"bpp": [0.1, 0.4], "psnr-rgb": [28.0, 33.0], "ms-ssim-rgb": [0.9, 0.98], **more})
 
 
+@pytest.mark.slow
 def test_rd_plots_tell_models_of_one_name_apart_and_draw_published_curves_on_kodak(draw, tmp_path, monkeypatch):
     from agvae.reporting import figures
 
