@@ -244,3 +244,10 @@ def test_a_picture_of_any_shape_is_looked_at(size):
     look = Look.at(np.zeros((*size, 3), np.uint8))
     assert look.may_be_within(100)
     assert look.correlation == 1
+
+
+def test_a_1_bit_picture_stays_one_at_any_quality(codec, photo):
+    scan = photo.crop((0, 0, 190, 130)).convert("1")
+    data = codec.compress(scan, quality=0)
+    assert codec.decompress(data).mode == "1"
+    assert codec.decompress(data).tobytes() == scan.tobytes()

@@ -145,7 +145,8 @@ class Codec:
 
         lossless: with True the pixels are kept as they are, and there is no target. By default a lossless file is
         chosen where it meets the target in no more bytes than a learned one, is the only one that meets it, or where
-        the learned picture would be worse than its mean colour. With False it never is.
+        the learned picture would be worse than its mean colour, and for a 1-bit picture at any quality. With False it
+        never is.
 
         effort: how long to search for a better latent, from 0, not at all, to 3 (see agvae.codec.effort). The target
         holds at every effort. `progress` is called with the share done, `saved` with the bits saved by the search.
@@ -163,7 +164,7 @@ class Codec:
         picture = image.picture if isinstance(image, Latent) else as_picture(image)
         header = bitstream.header_of(picture, self.fingerprint)
         other = LosslessFile(picture, header)
-        if lossless:
+        if lossless or (lossless is None and picture.bilevel and target.name == "quality"):
             return other.data
         if lossless is None and target.is_size and (file := other.within(target.bytes(header.width, header.height))):
             return file
