@@ -1,6 +1,7 @@
 """Write docs/configuration.md, the reference of keys, from the schema and from conf/: `python docs/make.py`."""
 
 import re
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ ROOT = Path(__file__).parents[1]
 INTRODUCTION = """\
 # Configuration
 
-<!-- Made from src/agvae/configuration and conf/ by `python docs/make.py`. Change those, and run it again. -->
+<!-- Made from src/agvae/configuration and conf/ by `python docs/make.py`. Edit those, not this. -->
 
-Every key that `python train.py` and `python evaluate.py` take. `key=value` sets a key, `group=option` chooses a file
-from the group's folder in `conf/`. A key that the files do not list is set with `+key=value`. Any other key, or a value
-that is not of the kind in the table, ends the command with status 2 before anything is built.
+Which keys do `python train.py` and `python evaluate.py` take, and what does each mean? This page
+lists them all. On the command line:
 
-Where a key belongs to one choice alone, the column *of* names the choice. Defaults are those of that choice.
+- `key=value` sets a key.
+- `group=option` chooses a file from the group's folder in `conf/`.
+- `+key=value` sets a key that the files do not list.
+
+If a key does not exist, or a value is not of the kind that its row allows, the command ends with
+status 2 before anything is built. If a key belongs to one choice only, the column *of* names that
+choice, and the default is that of the choice.
 """
 
 
@@ -72,7 +78,7 @@ def reference() -> str:
             inside = schema.model_fields[section].annotation if section else None
             words = inside.__doc__ if isinstance(inside, type) and inside.__doc__ else ""
             text.append(f"### {section}\n" if section else "")
-            text += [f"{' '.join(words.split())}\n"] if words else []
+            text += [f"{textwrap.fill(' '.join(words.split()), 100, break_on_hyphens=False)}\n"] if words else []
             text += ["| key | of | value | default | meaning |\n|---|---|---|---|---|", *rows, ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(text)).rstrip() + "\n"
 
