@@ -151,7 +151,7 @@ def test_a_rate_target_is_met(folder, capsys):
         (("compress", "nowhere.png", "a.agv", *MODEL), 1, "nowhere.png: no such file"),
         (("compress", "model.safetensors", "a.agv", *MODEL), 1, "not an image"),
         (("compress", ".", "a.agv", *MODEL), 2, "a.agv: several inputs need a folder"),
-        (("compress", "photo.png", "no/a.agv", *MODEL), 1, "no folder no"),
+        (("compress", "photo.png", "no/a.agv", *MODEL), 1, "the output folder no does not exist"),
         (("compress", "photo.png", "a.agv", "--model", "photo.png"), 1, "not a model file"),
         (("compress", "photo.png", "a.agv", "--model", "nothing"), 1, "neither a file nor a model"),
         (
@@ -167,7 +167,7 @@ def test_a_rate_target_is_met(folder, capsys):
         (("compress", "photo.png", "a.agv", "--quiet", "--verbose"), 2, "not allowed with"),
         (("compress", "photo.png", "a.agv", "--overwrite", "--no-clobber"), 2, "not allowed with"),
         (("compress", "photo.png", "a.agv", *MODEL, "--ms-ssim", "0.5"), 1, "201×99"),
-        (("compress", "photo.png", "a.agv", *MODEL, "--max-pixels", "19898"), 1, "over 19898 pixels"),
+        (("compress", "photo.png", "a.agv", *MODEL, "--max-pixels", "19898"), 1, "exceeds the limit of 19898 pixels"),
         (("compress", "photo.png", "a.agv", *MODEL, "--device", "tpu9"), 2, "tpu9"),
         (("compress", "photo.png", "a.agv", *MODEL, "--quality", "1", "--bpp", "1"), 2, "not allowed with"),
         (("compress", "photo.png"), 2, "OUT.agv"),
@@ -176,9 +176,9 @@ def test_a_rate_target_is_met(folder, capsys):
         (("compress", "photo.png", "photo.png", *MODEL), 2, "overwritten"),
         (("compress", "photo.png", "other.JPG", *MODEL), 2, "not a picture"),
         (("compress", "photo.agv", "./photo.agv", *MODEL), 2, "overwritten"),
-        (("compress", "-", ".", *MODEL), 2, "no name"),
+        (("compress", "-", ".", *MODEL), 2, "for standard input the output must be a file"),
         (("compress", "photo.png", "./photo.png", ".", *MODEL), 2, "would both become"),
-        (("compress", "empty", "out/", *MODEL), 2, "empty: there is no file in this folder that the command takes"),
+        (("compress", "empty", "out/", *MODEL), 2, "empty: this folder has no file that the command can read"),
         (("decompress", "photo.png", "b.png", *MODEL), 1, "photo.png: this is not an AGV file"),
         (("decompress", "photo.agv", "b.xyz", *MODEL), 2, ".xyz"),
         (("decompress", "photo.agv", "b", *MODEL), 2, "a folder must be there or end in /"),
@@ -189,7 +189,7 @@ def test_a_rate_target_is_met(folder, capsys):
         (("decompress", "photo.agv", "b.png", *MODEL, "--max-pixels", "9999"), 1, "photo.agv: a picture of 201×99"),
         (("decompress", "photo.agv", "b.png"), 1, "--model"),
         (("decompress", "photo.agv", "b.png", "--model", "photo.png"), 1, "not a model file"),
-        (("decompress", "photo.agv", "no/b.png", *MODEL), 1, "no folder no"),
+        (("decompress", "photo.agv", "no/b.png", *MODEL), 1, "the output folder no does not exist"),
         (("decompress", ".", "b.png", *MODEL), 2, "b.png: several inputs need a folder"),
         (("info", "photo.png"), 1, "photo.png: this is not an AGV file"),
         (("info", "nowhere.agv"), 1, "nowhere.agv: No such file"),
@@ -198,7 +198,11 @@ def test_a_rate_target_is_met(folder, capsys):
         (("compare", "nowhere.png", "photo.agv", *MODEL), 1, "nowhere.png: no such file"),
         (("compare", "photo.png", "nowhere.agv", *MODEL), 1, "nowhere.agv: No such file"),
         (("compare", "photo.png", "photo.png", *MODEL), 1, "photo.png: this is not an AGV file"),
-        (("compare", "photo.png", "photo.agv", *MODEL, "--output", "no/a.png"), 1, "no folder no"),
+        (
+            ("compare", "photo.png", "photo.agv", *MODEL, "--output", "no/a.png"),
+            1,
+            "the output folder no does not exist",
+        ),
         (("compare", "photo.png"), 2, "required: IN.agv"),
         (("export", "photo.png", "b.bin"), 2, ".safetensors"),
         (("explode",), 2, "explode"),
@@ -280,7 +284,7 @@ def test_what_cannot_be_kept_is_said_in_a_line_each(folder, capsys, photo):
     frames = [photo.crop((k, 0, 80 + k, 60)).convert("P") for k in range(3)]
     frames[0].save("a.gif", save_all=True, append_images=frames[1:])
     status, _, err = agvae(capsys, "compress", "a.gif", "a.agv", *MODEL)
-    assert (status, err) == (0, "agvae: note: a.gif: one of its 3 frames is kept\n")
+    assert (status, err) == (0, "agvae: note: a.gif: only one of its 3 frames is kept\n")
     clear = photo.crop((0, 0, 80, 60)).convert("RGBA")
     clear.putalpha(100)
     clear.save("a.png", **metadata(photo))
@@ -582,7 +586,7 @@ def test_info_says_what_is_inside(folder, capsys):
         "file          photo.agv",
         "size          201×99",
         "format        version 1, learned",
-        f"model         {header.fingerprint.hex()}, which is not with agvae",
+        f"model         {header.fingerprint.hex()}, which is not included in agvae",
         "quality       1.25",
         f"bytes         {size}, of these {len(header.to_bytes()) + 2} before the body",
         f"rate          {8 * size / (201 * 99):.4f} bpp",

@@ -102,7 +102,7 @@ def test_files_that_are_there_are_replaced_unless_they_are_to_be_kept(folder, ca
     for name, arguments in (("a.agv", ("compress", "photo.png")), ("a.png", ("decompress", "photo.agv"))):
         (folder / name).write_text("what was there")
         status, out, err = agvae(capsys, *arguments, name, *MODEL, "--no-clobber")
-        assert (status, out, err) == (0, "", f"agvae: note: {name}: is there already and is kept\n")
+        assert (status, out, err) == (0, "", f"agvae: note: {name}: already exists and is kept\n")
         assert agvae(capsys, *arguments, name, *MODEL, "--no-clobber", "--quiet") == (0, "", "")
         assert (folder / name).read_text() == "what was there"
 
@@ -247,9 +247,9 @@ def test_compare_refuses_pictures_of_another_size_in_one_line(folder, capsys, ph
     photo.crop((0, 0, 200, 99)).save("b.png")
     status, out, err = agvae(capsys, "compare", "b.png", "photo.agv", *MODEL)
     assert (status, out) == (1, "")
-    assert err == "agvae: photo.agv: holds a picture of 201×99, and the original is one of 200×99\n"
+    assert err == "agvae: photo.agv: holds a picture of 201×99, but the original is 200×99; give its own original\n"
     out = agvae(capsys, "compare", "photo.png", "photo.agv", *MODEL)[1]
-    assert out.splitlines()[2] == "MS-SSIM  not defined for so small a picture"
+    assert out.splitlines()[2] == "MS-SSIM  not defined for a picture this small"
 
 
 # ---- messages --------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_compare_refuses_pictures_of_another_size_in_one_line(folder, capsys, ph
         (("export", "nowhere.ckpt", "x.safetensors"), "nowhere.ckpt: no such file"),
         (("shard", "nowhere", "out"), "nowhere: must be a folder"),
         (("shard", "photo.png", "out"), "photo.png: must be a folder"),
-        (("shard", "empty", "out"), "empty holds no image that can be read"),
+        (("shard", "empty", "out"), "empty has no image that can be read"),
     ],
 )
 def test_commands_around_training_say_what_is_wrong_in_their_own_words(folder, capsys, arguments, words):

@@ -132,7 +132,7 @@ def test_what_is_no_picture_is_refused(codec, image):
 
 @pytest.mark.parametrize("quality", [-0.1, 4.1, float("nan")])
 def test_quality_out_of_range_is_refused(codec, photo, quality):
-    with pytest.raises(ValueError, match="range 0 to 4"):
+    with pytest.raises(ValueError, match="from 0 to 4"):
         codec.compress(photo, quality=quality)
 
 

@@ -93,7 +93,7 @@ def test_the_sample_is_colour_photos_with_no_scene_on_both_sides():
 
 
 def test_a_scikit_image_without_a_photo_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(DataError, match=r"ships no coffee\.png"):
+    with pytest.raises(DataError, match=r"has no coffee\.png"):
         sample_photos(("coffee.png",), tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_a_held_out_folder_inside_the_training_folder_is_not_trained_on(folder, 
         ({"layout": "sample", "cache": "device", "num_workers": 2}, r"data\.num_workers must be null"),
         ({"layout": "sample", "cache_gib": "4GB"}, r"data\.cache_gib must be a number from 0 on, not 4GB"),
         ({"layout": "imagenet"}, r"data\.layout must be sample, folder, .*, not imagenet"),
-        ({"layout": "kodak", "root": "x"}, "data=kodak is for evaluation only: train with"),
+        ({"layout": "kodak", "root": "x"}, "data=kodak is only for evaluation: to train"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_one_clear_line(keys, message):
@@ -445,7 +445,7 @@ def test_a_file_that_breaks_in_mid_epoch_does_not_stop_training(folder, workers)
 
 
 def test_nothing_usable_is_one_clear_error(folder, tmp_path):
-    with pytest.raises(DataError, match=r"images holds no image to train on: 10 files, 0 unreadable, 9 smaller"):
+    with pytest.raises(DataError, match=r"images has no image to train on: 10 files, 0 unreadable, 9 smaller"):
         module_of(folder, patch_size=256, val_share=1e-9).setup("fit")
     for path in list_images(folder):
         truncate(path)
@@ -459,7 +459,7 @@ def test_nothing_usable_is_one_clear_error(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no image to train on: 0 files.*check data\.root"):
         module_of(tmp_path / "empty").setup("fit")
-    with pytest.raises(DataError, match=r"single image.*data\.val_root"):
+    with pytest.raises(DataError, match=r"only one readable image.*data\.val_root"):
         module_of(held).setup("fit")
 
 
@@ -573,7 +573,7 @@ def test_a_resume_with_other_images_says_so(folder, tmp_path, caplog):
     write_image(folder / "new.png")
     with caplog.at_level(logging.WARNING):
         fit(module_of(folder), tmp_path, max_steps=4, ckpt_path=tmp_path / "stopped.ckpt")
-    assert "not those of the checkpoint" in caplog.text
+    assert "differ from those of the checkpoint" in caplog.text
 
 
 DDP = """
@@ -641,11 +641,11 @@ def test_downloaded_files_are_whole_and_fetched_once(server, tmp_path):
 
 def test_a_file_with_a_wrong_sum_is_refused_and_leaves_nothing(server, tmp_path):
     target = tmp_path / "kodak"
-    with pytest.raises(DataError, match=r"one\.png gave a file with SHA-256"):
+    with pytest.raises(DataError, match=r"one\.png returned a file with SHA-256"):
         download(target, {"one.png": sum_of("two.png")}, server)
     assert list(target.iterdir()) == []
     (target / "one.png").write_bytes(b"mine")
-    with pytest.raises(DataError, match="is not the published file"):
+    with pytest.raises(DataError, match="differs from the published file"):
         download(target, {"one.png": sum_of("one.png")}, server)
     assert (target / "one.png").read_bytes() == b"mine"
 
@@ -659,7 +659,7 @@ def test_no_network_and_missing_files_are_one_clear_line(server, tmp_path):
 
 
 def test_only_kodak_can_be_downloaded(tmp_path):
-    with pytest.raises(ConfigError, match="data=kodak alone, not for data=div2k: get it from https"):
+    with pytest.raises(ConfigError, match="data=kodak, not with data=div2k: get it from https"):
         layout("div2k", tmp_path, download=True)
     assert len(KODAK_SHA256) == 24
     assert all(len(bytes.fromhex(value)) == 32 for value in KODAK_SHA256.values())

@@ -177,7 +177,7 @@ def test_a_space_of_a_model_of_one_s_own_brings_it_along(models, tmp_path):
 
 def test_a_space_does_not_go_into_a_folder_with_files(space, capsys):
     assert cli.main(["demo", "--space", str(space)]) == 2
-    assert "must be a new or empty folder" in capsys.readouterr().err
+    assert "choose a new or empty folder" in capsys.readouterr().err
 
 
 _BLOCKER = """

@@ -202,7 +202,7 @@ def test_curves_survive_json_with_null_for_what_does_not_exist(tmp_path):
 def test_a_model_is_evaluated_at_all_levels_and_half_way():
     assert ModelCodec(FakeCodec()).qualities == [0, 0.5, 1, 1.5, 2]
     assert ModelCodec(FakeCodec(), [2, 0.25, 2]).qualities == [0.25, 2]
-    with pytest.raises(ConfigError, match=r"Fake AG-VAE: quality 4\.5 is outside this model's range 0 to 4"):
+    with pytest.raises(ConfigError, match=r"Fake AG-VAE: quality must be from 0 to 4 for this model, not 4\.5"):
         ModelCodec(FakeCodec(), [0, 4.5])
 
 
@@ -369,9 +369,13 @@ def test_bd_rates_compare_the_model_with_each_anchor():
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        (["codecs=[jpeg,h264]"], ConfigError, "no codec is called h264; there are jpeg, webp, avif, jpeg2000"),
-        (["codecs=[bpg]", "programs.bpgenc=/nowhere"], ConfigError, r"programs\.bpgenc=/nowhere is no program"),
-        (["codecs=[]", "qualities=[0,9]"], ConfigError, "quality 9 is outside"),
+        (["codecs=[jpeg,h264]"], ConfigError, "codecs must be among jpeg, webp, avif, jpeg2000.*, not h264"),
+        (
+            ["codecs=[bpg]", "programs.bpgenc=/nowhere"],
+            ConfigError,
+            r"programs\.bpgenc must be the path of an executable program, not /nowhere",
+        ),
+        (["codecs=[]", "qualities=[0,9]"], ConfigError, "quality must be .*, not 9"),
         (["qualities=[]"], ConfigError, r"qualities must be .*, not \[\]"),
         (["qualities=fine"], ConfigError, "qualities must be .*, not fine"),
     ],

@@ -133,7 +133,7 @@ def too_large(N: int, M: int, hyper_channels: int) -> Transforms:
     ("transforms", "message"),
     [
         (with_tanh, r"h_s\.5 has no exact form, Tanh\(\): h_s may be made of Sequential.*GELU"),
-        (too_coarse, r"g_a must make \(1, 12, 8, 12\) of \(1, 3, 128, 192\), not \(1, 12, 4, 6\)"),
+        (too_coarse, r"g_a must turn \(1, 3, 128, 192\) into \(1, 12, 8, 12\), not \(1, 12, 4, 6\)"),
         (sees_everything, "g_s must read a bounded neighbourhood"),
         (too_large, r"h_s\.4: its weights are too large for exact sums"),
     ],
@@ -148,7 +148,7 @@ def test_networks_that_cannot_be_exported_are_refused_before_training(tmp_path, 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.transforms.name=no.such:part", r"no\.such:part must be the path of something .*No module named"),
+        ("model.transforms.name=no.such:part", r"no\.such:part must be the import path of .*No module named"),
         (f"model.transforms.name={__name__}:nothing", "has no attribute 'nothing'"),
         ("loss.name=no.such:loss", "No module named"),
         ("data.layout=no.such:layout", "No module named"),

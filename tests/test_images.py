@@ -123,7 +123,7 @@ def test_float_images_are_taken_in_unit_range_only(tmp_path):
     assert load_rgb(tmp_path / "good.tiff")[0, :, 0].tolist() == [0, 128, 255]
     for bad in (300.0, -1.0, np.nan):
         Image.fromarray(np.array([[0, bad]], dtype=np.float32)).save(tmp_path / "bad.tiff")
-        with pytest.raises(ImageError, match=r"bad\.tiff: float values .* \[0, 1\]"):
+        with pytest.raises(ImageError, match=r"bad\.tiff: float pixel values .* \[0, 1\]"):
             load_rgb(tmp_path / "bad.tiff")
 
 
@@ -312,7 +312,7 @@ def test_of_an_animation_the_first_frame_is_taken_and_the_others_are_mentioned(p
         frames[0], form, save_all=True, append_images=frames[1:], **({"lossless": True} if form == "WEBP" else {})
     )
     picture = read_picture(file)
-    assert picture.lost == ("one of its 3 frames is kept",)
+    assert picture.lost == ("only one of its 3 frames is kept",)
     assert np.array_equal(picture.pixels[..., 0], frames[0])
 
 
@@ -446,7 +446,7 @@ def test_integers_and_floats_of_a_larger_range_are_stretched_on_demand():
     assert read_picture(floats, stretch=True).pixels[0, :, 0].tolist() == [0, 51, 255]
     for file in (wide, floats):
         file.seek(0)
-        with pytest.raises(ImageError, match="values from"):
+        with pytest.raises(ImageError, match="pixel values must"):
             read_picture(file)
 
 
@@ -479,7 +479,9 @@ def test_heic_and_jpeg_xl_are_written_and_read(photo, tmp_path, suffix, mode):
     assert np.abs(np.asarray(picture.to_pil().convert(mode)).astype(int) - np.asarray(image)).mean() < 6
     assert picture.grey == (mode == "L")
     assert picture.lost == ()
-    assert lost == (() if mode != "RGBA" else (f"{'JXL' if suffix == '.jxl' else 'HEIF'} keeps alpha approximately",))
+    assert lost == (
+        () if mode != "RGBA" else (f"{'JXL' if suffix == '.jxl' else 'HEIF'} keeps alpha only approximately",)
+    )
     assert load_rgb(path).shape == (30, 40, 3)
     assert image_size(path) == (30, 40)
 

@@ -47,7 +47,7 @@ def test_each_sample_gets_the_gain_of_its_own_quality():
 def test_qualities_outside_the_range_are_refused_and_in_tensors_clamped():
     unit = random_gains()
     for quality in (-0.1, 5.1, float("nan")):
-        with pytest.raises(ValueError, match="outside this model's range 0 to 5"):
+        with pytest.raises(ValueError, match="from 0 to 5 for this model"):
             unit.gain(quality)
     assert torch.equal(unit.gain(torch.tensor([-1.0, 9.0])), unit.gain(torch.tensor([0.0, 5.0])))
 
@@ -240,11 +240,11 @@ def test_optimiser_groups_are_disjoint_and_complete(tiny_model):
     ("part", "change", "message"),
     [
         ("transforms", {"name": "vgg"}, "minnen2018, residual, depthwise"),
-        ("gain", {"name": "none", "levels": 3}, "gain none cannot have 3 levels"),
-        ("gain", {"name": "hcvr", "levels": 0}, "cannot have 0 levels"),
+        ("gain", {"name": "none", "levels": 3}, "gain.levels=3 does not fit gain.name=none"),
+        ("gain", {"name": "hcvr", "levels": 0}, "gain.levels=0 does not fit"),
         ("entropy", {"name": "asymmetric", "form": "laplace"}, "half_mass, two_piece"),
         ("context", {"name": "transformer"}, "none, checkerboard, multiscale, quadtree"),
-        ("context", {"name": "quadtree", "width": 0}, "context.width=0 is no width"),
+        ("context", {"name": "quadtree", "width": 0}, "context.width must be a positive integer, not 0"),
         ("quantizer", {"name": "vector"}, "universal, noise, mixed"),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_variable_rate_run_starts_from_its_fixed_rate_twin_alone(tmp_path):
         ({"architecture": "cheng2020-attn", "quality": 7, "M": None}, "1 to 6, not 7"),
         ({"architecture": "cheng2020-attn"}, "model.M must be null"),
         ({"N": 0}, "positive integers"),
-        ({"transforms": {"N": 8}}, "has no model.transforms"),
+        ({"transforms": {"N": 8}}, "has no key model.transforms"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(change, message):

@@ -74,5 +74,5 @@ def test_a_folder_that_is_no_model_is_an_error_that_says_so(folder, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {}}'])
 def test_a_configuration_of_another_model_is_an_error(folder, text):
     (folder / "config.json").write_text(text)
-    with pytest.raises(ModelError, match=r"config\.json: must"):
+    with pytest.raises(ModelError, match=r"config\.json: (must|describes)"):
         Codec.from_pretrained(folder)

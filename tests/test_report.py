@@ -420,7 +420,7 @@ def test_what_is_wrong_with_a_run_is_said_and_the_rest_reported(tmp_path, capsys
         f"{died}: has no rd.csv",
         f"{died}: has no checkpoint",
         f"{died}: ended at step 40 of 90",
-        f"{bare}: has nothing but its configuration",
+        f"{bare}: holds only its configuration",
         f"{tmp_path / 'nothing'}: is empty",
         f"{cut}: rd.csv has 1 line that cannot be read",
         f"{cut}: the validation at step 40 has 4 of 5 qualities",
@@ -464,12 +464,12 @@ def test_what_is_wrong_with_an_evaluation_is_said_and_the_rest_reported(tmp_path
     status, _, err = report(capsys, tmp_path, "-o", tmp_path / "r.html")
     assert status == 0
     for words in (
-        f"{good}: results/photos/broken.json is no curve",
-        f"{good}: results/photos/uneven.json is no curve",
+        f"{good}: results/photos/broken.json is not a curve",
+        f"{good}: results/photos/uneven.json is not a curve",
         f"{good}: results/photos/strange.json has the unknown metric vmaf",
         f"{changed}: jpeg has other results on photos",
-        f"{empty}: is an evaluation without results",
-        f"{part}: was interrupted: its means are over 1 images",
+        f"{empty}: is an evaluation that did not finish",
+        f"{part}: was interrupted: its means cover 1 images",
         f"{part}: left out 1 image",
     ):
         assert f"agvae: note: {words}" in err, words

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from agvae.codec import BitstreamError, Codec, ModelError, TargetError
 
 survive_forks()
-wait_passively()  # here, since every module of the package that loads torch comes later
+wait_passively()  # before any module of the package loads torch
 __version__ = version("agvae")
 __all__ = ["BitstreamError", "Codec", "ModelError", "TargetError", "__version__"]
 
 
 def __getattr__(name: str):
-    # The codec brings torch along, which `agvae --help` should not wait for.
+    # The codec imports torch. `agvae --help` should not wait for that.
     if name in __all__:
         from agvae import codec
 

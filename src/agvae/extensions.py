@@ -1,11 +1,11 @@
-"""Parts that live in other packages: transforms, contexts, losses, data layouts and codecs, by name or import path.
+"""Parts from other packages: transforms, contexts, losses, data layouts and codecs, by name or import path.
 
-A name is looked for among the built-in ones, then among entry points in the group `agvae_KIND`. An import path,
+A name is looked up among the built-in parts, and then among the entry points in the group `agvae_KIND`. An import path,
 `package.module:name`, needs no entry point.
 
-Importing a module runs its code. The configuration of a command is its user's own, and its import paths are imported.
-A model file or checkpoint may come from anybody: it never makes a module be imported unless that module was trusted
-before, by an entry point, by AGVAE_EXTENSIONS or by `trust`.
+Importing a module runs its code. The configuration of a command comes from its user, so its import paths are imported.
+A model file or checkpoint may come from anybody. It can never cause an import unless the module was trusted before, by
+an entry point, by AGVAE_EXTENSIONS or by `trust`.
 """
 
 import importlib
@@ -26,18 +26,18 @@ TRUSTED = "AGVAE_EXTENSIONS"
 
 
 class UntrustedError(ValueError):
-    """A part in a package whose code nobody has said to trust."""
+    """A part from a package that the user has not trusted."""
 
 
 def trust(module: str) -> None:
-    """Let model files and checkpoints name parts of this module."""
+    """Allow model files and checkpoints to name parts of this module."""
     os.environ[TRUSTED] = ",".join(dict.fromkeys([*_trusted(), module]))
 
 
 def find(kind: str, name: str, built_in: Mapping[str, T]) -> T:
-    """The part of a kind (transforms, context, loss, layout, codec) that `name` means.
+    """The part of a kind (transforms, context, loss, layout, codec) with this `name`.
 
-    Raises ValueError for a name that means nothing, and for an import path that is not trusted or leads nowhere."""
+    Raises ValueError if there is no such part, and if an import path is not trusted or cannot be imported."""
     if name in built_in:
         return built_in[name]
     if ":" not in name:
@@ -56,7 +56,7 @@ def find(kind: str, name: str, built_in: Mapping[str, T]) -> T:
 
 
 def trust_all(config: Mapping[str, Any]) -> None:
-    """Trust the modules that a configuration of the user's own names, at any depth."""
+    """Trust the modules that the user's own configuration names, at any depth."""
     for value in config.values():
         if isinstance(value, Mapping):
             trust_all(value)
@@ -76,7 +76,9 @@ def imported(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{path} must be the path of something that can be imported: {error}") from error
+        raise ValueError(
+            f"{path} must be the import path of a function or class, package.module:name: {error}"
+        ) from error
 
 
 def _trusted() -> list[str]:

@@ -1,9 +1,10 @@
-"""Facts of a model: the same words in a training run, its checkpoints, a model file and an evaluation's summary.
+"""Facts of a model, under the same names in a training run, its checkpoints, a model file and the summary of an
+evaluation.
 
-`model` is the model's configuration. `loss` is the configuration of its loss with the λ of each level (`lambdas`), the
-weight of each level in the loss (`level_weights`) and the formula of the distortion (`distortion`). `steps` counts
-optimiser steps. `run` identifies the training run, and `fingerprint` the model file, as compressed files name it.
-Files of older versions lack some of these.
+`model` is the configuration of the model. `loss` is the configuration of its loss, with the λ of each level
+(`lambdas`), the weight of each level in the loss (`level_weights`) and the formula of the distortion (`distortion`).
+`steps` counts optimiser steps. `run` identifies the training run, and `fingerprint` the model file, as compressed files
+name it. Files of older versions lack some of these.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 from agvae.files import write_atomically
 
 RUN_FILE = "run.json"
-"""Where a training run keeps its facts, in its folder."""
+"""The file in which a training run keeps its facts, in its folder."""
 
 
 def new_run_id() -> str:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files that appear completely or not at all."""
 
 import contextlib
 import os
@@ -7,21 +7,20 @@ import tempfile
 from pathlib import Path
 
 ASIDE = ".agvae-"
-"""What the names of files begin with while they are written."""
+"""The start of a file's name while it is being written."""
 
 
 def remove_asides(folder: str | Path) -> None:
-    """Remove the files of `folder` whose writer was killed; call it where nothing else can be writing."""
+    """Remove the files in `folder` whose writer was killed. Call it only if nothing else can be writing."""
     for path in Path(folder).glob(f"{ASIDE}*"):
         path.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
-    """Write `data` beside `path` and rename it into place; on any failure `path` is as it was before.
+    """Write `data` to a file beside `path` and rename it into place. After any failure, `path` is as it was before.
 
-    A link is followed and a file that is there keeps its permissions. Devices and pipes, which cannot be replaced,
-    are written to. Raises OSError, which names `path`.
-    """
+    A link is followed, and an existing file keeps its permissions. Devices and pipes cannot be replaced, so they are
+    written to directly. Raises OSError, which names `path`."""
     try:
         target = os.path.realpath(path)
         mode = _mode(target)
@@ -48,7 +47,7 @@ def _replace(path: str, data: bytes | memoryview, permissions: int) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, permissions)  # mkstemp's files are for their owner alone
+        os.chmod(aside, permissions)  # mkstemp creates files that only their owner can read
         os.replace(aside, path)
         _sync_folder(os.path.dirname(path))
     except BaseException:
@@ -58,7 +57,7 @@ def _replace(path: str, data: bytes | memoryview, permissions: int) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the renaming itself last through a power cut, where the file system knows how."""
+    """Make the renaming itself survive a power cut, if the file system supports that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder or ".", os.O_RDONLY)
         try:

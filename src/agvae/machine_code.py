@@ -1,4 +1,4 @@
-"""Functions compiled by numba, whose machine code is kept on disk wherever a folder for it can be written."""
+"""Functions compiled by numba, whose machine code is kept on disk if any folder for it can be written."""
 
 import os
 import stat
@@ -14,8 +14,8 @@ from numba import njit
 def compiled(**options: Any) -> Callable[[Callable], Any]:
     """`numba.njit` with these options, and with a cache in the first of these folders that can be written:
 
-    NUMBA_CACHE_DIR, the package's own, the user's cache, and a private one in the folder for temporary files. Where
-    none can be written, each process compiles anew."""
+    NUMBA_CACHE_DIR, the package's own folder, the user's cache, and a private one in the folder for temporary files. If
+    none can be written, each process compiles again."""
 
     def compile_lazily(function: Callable) -> Any:
         try:
@@ -36,7 +36,7 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
 
 
 def _private_folder() -> Path | None:
-    """A temporary folder that no other user can write, since machine code from it is executed; None without one."""
+    """A temporary folder that no other user can write to, because its machine code is executed. None without one."""
     try:
         folder = Path(tempfile.gettempdir()) / f"agvae-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
         folder.mkdir(mode=0o700, exist_ok=True)

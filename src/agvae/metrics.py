@@ -1,6 +1,6 @@
 """Rate and quality of a coded picture: bits per pixel, PSNR and MS-SSIM in RGB.
 
-Pictures are HWC uint8 arrays, or anything that `numpy.asarray` makes one of, such as a PIL image. Batches are float
+Pictures are HWC uint8 arrays, or anything that `numpy.asarray` turns into one, such as a PIL image. Batches are float
 tensors (B, 3, H, W) in [0, 1]. The mean squared error is always that of 8-bit values, on the scale [0, 255].
 """
 
@@ -57,8 +57,7 @@ def psnr_of_mse(mse: "Tensor") -> "Tensor":
 def ms_ssim(reference: "Pixels", decoded: "Pixels") -> float:
     """Multi-scale structural similarity in [0, 1], five scales, mean over channels (Wang et al. 2003).
 
-    NaN where it is not defined: an image with a side under 161 pixels has no fifth scale.
-    """
+    NaN if it is not defined: an image with a side under 161 pixels has no fifth scale."""
     images = _pair(reference, decoded)
     if min(images[0].shape[:2]) < MS_SSIM_SMALLEST_SIDE:
         return math.nan
@@ -70,19 +69,19 @@ def ms_ssim(reference: "Pixels", decoded: "Pixels") -> float:
 
 
 def ms_ssim_of_batch(x_hat: "Tensor", x: "Tensor") -> "Tensor":
-    """The same of each picture of a batch, float32 even under autocast: (B, 3, H, W) in [0, 1] twice -> (B,).
+    """The same for each picture of a batch, in float32 even under autocast: (B, 3, H, W) in [0, 1] twice -> (B,).
 
-    Its gradient is defined. Raises ConfigError when a side is under 161 pixels."""
+    It has a gradient. Raises ConfigError if a side is under 161 pixels."""
     import torch
     from pytorch_msssim import ms_ssim as of_tensors
 
     if min(x.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
         raise ConfigError(
-            f"MS-SSIM has five scales: both sides must be at least {MS_SSIM_SMALLEST_SIDE} pixels, "
+            f"MS-SSIM compares five scales, so both sides must be at least {MS_SSIM_SMALLEST_SIDE} pixels, "
             f"not {x.shape[-1]}x{x.shape[-2]}; choose larger patches and images, or loss=mse"
         )
     with torch.autocast(x.device.type, enabled=False):
-        # Contiguous: cuDNN, which takes channels last, may blur in TF32, and then E[x²] − E[x]² is far off.
+        # Contiguous, because with channels last cuDNN may blur in TF32, which makes E[x²] − E[x]² far too inexact.
         x_hat, x = (v.float().contiguous() for v in (x_hat, x))
         return of_tensors(x_hat, x, data_range=1, size_average=False)
 
@@ -99,5 +98,5 @@ def ms_ssim_db(value: float) -> float:
 def _pair(reference: "Pixels", decoded: "Pixels") -> tuple[np.ndarray, np.ndarray]:
     x, x_hat = np.asarray(reference), np.asarray(decoded)
     if x.shape != x_hat.shape:
-        raise ValueError(f"images differ in shape: {x.shape} and {x_hat.shape}")
+        raise ValueError(f"both images must have the same shape, not {x.shape} and {x_hat.shape}")
     return x, x_hat

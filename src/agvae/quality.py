@@ -1,26 +1,27 @@
-"""Quality in fixed point, as streams carry it: encoder and decoder use this value, never the user's float."""
+"""Quality in fixed point, as streams store it. Encoder and decoder use this value, never the user's float."""
 
 QUALITY_STEPS = 1024
-"""Fixed-point steps per level in which a stream writes its quality: a step changes the rate by some 0.05 %."""
+"""Fixed-point steps per level in which a stream stores its quality. One step changes the rate by about 0.05 %."""
 
 
 EXTRA_LEVELS = 2
-"""Levels past the last trained one that a codec reaches: the gains of y go on growing, by a factor of 2 a level."""
+"""Levels past the last trained one that a codec reaches. The gains of y keep growing there, by a factor of 2 a level.
+"""
 
 
 def check_quality(quality: float, last: float) -> None:
-    """Raises ValueError for a quality outside [0, last]."""
+    """Raises ValueError if a quality is outside [0, last]."""
     if not 0 <= quality <= last:
-        raise ValueError(f"quality {quality:g} is outside this model's range 0 to {last:g}")
+        raise ValueError(f"quality must be from 0 to {last:g} for this model, not {quality:g}")
 
 
 def half_levels(levels: int) -> list[float]:
-    """Every level and half-way between levels: where a model's curve is measured."""
+    """Every level, and the points half-way between levels: where the curve of a model is measured."""
     return [half / 2 for half in range(2 * levels - 1)]
 
 
 def quality_to_fixed(quality: float, last: float) -> int:
-    """Quality in [0, last] as the integer that a stream carries.
+    """Quality in [0, last] as the integer that a stream stores.
 
     Raises ValueError outside the range."""
     check_quality(quality, last)
@@ -40,5 +41,5 @@ def quality_in_words(fixed: int, levels: int | None = None) -> str:
 
 
 def quality_from_fixed(fixed: int) -> float:
-    """The quality that a stream's integer stands for; exact in binary floating point."""
+    """The quality of an integer in a stream. It is exact in binary floating point."""
     return fixed / QUALITY_STEPS

@@ -1,4 +1,4 @@
-"""The models that come with the package: their files, and a card of each."""
+"""The models that are included in the package: their files, and a card of each."""
 
 import json
 from functools import cache
@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "weights"
-"""Where the model files lie; a model's name is its file's, without the suffix."""
+"""The folder of the model files. A model has the name of its file, without the suffix."""
 
 CARDS = FOLDER / "cards.json"
 """The purpose of each model, and its figures, which benchmarks/showcase.py writes."""
 
 DEFAULT_MODEL = "agvae-mse"
-"""The model that compresses where none is named."""
+"""The model that compresses if none is named."""
 
 
 class Card(NamedTuple):
-    """Facts of a model, known without reading its file.
+    """Facts of a model that are known without reading its file.
 
-    metric: "psnr-rgb" or "ms-ssim-rgb", the one that it was trained for. fingerprint: as files name it, in hexadecimal
-    digits. levels: trained ones. parameters: their number. kodak: its "results", a curve in the field's JSON schema,
-    means over the 24 pictures, and its "bd_rate" in percent against published curves, by name and metric.
-    """
+    metric: "psnr-rgb" or "ms-ssim-rgb", the metric that it was trained for. fingerprint: as files name it, in
+    hexadecimal digits. levels: the number of trained levels. parameters: their number. kodak: "results" is a curve in
+    the field's JSON schema, means over the 24 pictures; "bd_rate" is in percent against published curves, by name and
+    metric."""
 
     name: str
     purpose: str
@@ -33,7 +33,7 @@ class Card(NamedTuple):
 
 
 def names() -> list[str]:
-    """Names of the models, the default one first."""
+    """Names of the models. The default comes first."""
     found = (file.stem for file in FOLDER.glob("*.safetensors"))
     return sorted(found, key=lambda name: (name != DEFAULT_MODEL, name))
 

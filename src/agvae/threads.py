@@ -1,8 +1,8 @@
-"""Threads that do not fight: how many this process may use, and how they wait for each other.
+"""Threads that do not compete: how many this process may use, and how they wait for each other.
 
-OpenMP's threads spin while they wait, so that the next task starts at once. If another process has one of the cores,
-the thread on that core is late and the others spin for it. Work then takes several times longer than with one thread.
-Passive threads sleep instead.
+OpenMP's threads spin while they wait, so that the next task starts at once. If another process uses one of the cores,
+the thread on that core is late, and the others spin while they wait for it. Work then takes several times longer than
+with one thread. Passive threads sleep instead.
 """
 
 import math
@@ -19,15 +19,15 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait, unless the user has decided otherwise.
+    """Make OpenMP's threads sleep while they wait, unless the user has chosen otherwise.
 
-    It acts on an OpenMP runtime that is loaded afterwards, so it has to come before `import torch`."""
+    It affects only an OpenMP runtime that is loaded afterwards, so it must come before `import torch`."""
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def survive_forks() -> None:
-    """Let the child of a fork compute on one thread: OpenMP's others exist in its parent alone.
+    """Make the child of a fork compute on one thread, because OpenMP's other threads exist only in its parent.
 
     Work that is shared with them would wait for ever."""
     if hasattr(os, "register_at_fork"):
@@ -40,12 +40,13 @@ def _use_one_thread() -> None:
 
 
 def use_threads(count: int | None, only_free: bool = False, shared_by: int = 1) -> None:
-    """Let torch use `count` threads; for None as many as the user has set, or at most one on each allowed core.
+    """Make torch use `count` threads. For None, use as many as the user has set, or else at most one for each allowed
+    core.
 
-    With `only_free`, cores that other processes keep busy are left out: even a thread that waits passively is late
-    where it has to share. They are measured while torch is loaded, and so not where it is loaded already.
+    With `only_free`, cores that other processes keep busy are left out, because even a thread that waits passively is
+    late if it has to share its core. They are measured while torch is loaded, so not if it is loaded already.
 
-    `shared_by` is how many jobs run at once: without a given count they share the cores.
+    `shared_by` is the number of jobs that run at once. Without a given count, they share the cores.
 
     A given count also holds for processes that this one starts. Raises ConfigError unless it is positive."""
     if count is not None and (type(count) is not int or count < 1):
@@ -63,7 +64,8 @@ def use_threads(count: int | None, only_free: bool = False, shared_by: int = 1) 
 
 
 class _Moment(NamedTuple):
-    """A moment, and the processor time used up to it by this process, and by all processes on its cores; seconds."""
+    """A point in time, and the processor time used until then by this process and by all processes on its cores, in
+    seconds."""
 
     clock: float
     own: float
@@ -74,13 +76,14 @@ class _Moment(NamedTuple):
         return cls(time.perf_counter(), time.process_time(), _busy_seconds())
 
     def used_by_others_since(self, start: "_Moment") -> float:
-        """How many cores other processes have used on average; 0 for less than the 0.2 s that make a measurement."""
+        """Average number of cores that other processes have used. 0 if less than 0.2 s have passed, too little to
+        measure."""
         elapsed = self.clock - start.clock
         return ((self.all - start.all) - (self.own - start.own)) / elapsed if elapsed > 0.2 else 0.0
 
 
 def _busy_seconds() -> float:
-    """Processor time of all processes on the cores that this one may use, since the machine started; 0 off Linux."""
+    """Processor time, since the machine started, of all processes on this one's cores. 0 except on Linux."""
     names = {f"cpu{core}" for core in _affinity()}
     try:
         lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
@@ -95,12 +98,12 @@ def _affinity() -> set[int]:
 
 
 def allowed_cores() -> int:
-    """How many cores this process may use: its affinity, and the processor time that its control groups grant."""
+    """Number of cores that this process may use: its affinity, and the processor time that its control groups allow."""
     return max(1, min([len(_affinity()), *(math.ceil(share) for share in _granted())]))
 
 
 def _granted() -> list[float]:
-    """The limits of this process's control groups and of all above them, versions 1 and 2, in cores."""
+    """The limits, in cores, of this process's control groups and of all above them, versions 1 and 2."""
     try:
         lines = _OWN_CGROUPS.read_text().splitlines()
     except OSError:
@@ -114,7 +117,7 @@ def _granted() -> list[float]:
             root, limit = CGROUPS / "cpu", _limit_v1
         else:
             continue
-        # In a container the path may be that of the host, which is not mounted: then the root alone is there.
+        # In a container, the path may be that of the host, which is not mounted. Then only the root exists.
         group = root / path.lstrip("/")
         limits += [limit(folder) for folder in (group, *group.parents) if folder.is_relative_to(root)]
     return [value for value in limits if value is not None]

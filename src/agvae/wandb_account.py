@@ -1,4 +1,4 @@
-"""Whether W&B can be used: a key of the user's for its host, and a host that answers."""
+"""Whether W&B can be used: whether the user has a key for its host, and whether the host answers."""
 
 import netrc
 import os
@@ -10,12 +10,12 @@ from urllib.parse import urlparse
 
 
 def logged_in() -> bool:
-    """Whether a key for the W&B host is in the environment or in the netrc file, where `wandb login` writes it."""
+    """Whether a key for the W&B host is in the environment or in the netrc file, to which `wandb login` writes it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     hosts = [urlparse(address()).hostname or ""]
     if not os.environ.get("WANDB_BASE_URL"):
-        hosts.append("api.wandb.ai")  # where W&B's own service was, and logins of the time are for
+        hosts.append("api.wandb.ai")  # the former address of W&B's service, for which old logins are stored
     candidates = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
     for path in (Path(name).expanduser() for name in candidates if name):
         try:
@@ -27,13 +27,13 @@ def logged_in() -> bool:
 
 
 def reachable() -> bool:
-    """Whether the W&B host, or the proxy before it, answers within five seconds, be it with an error."""
+    """Whether the W&B host, or the proxy before it, answers within five seconds, even with an error."""
     try:
         urllib.request.urlopen(urllib.request.Request(address(), method="HEAD"), timeout=5).close()
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # W&B trusts other certificates than Python does
+        return isinstance(error.reason, ssl.SSLError)  # W&B trusts certificates that Python does not
     except OSError:
         return False
     return True

@@ -52,16 +52,19 @@ def jobs_of(paths: list[str], suffix: str, output_form: str, accept: Callable[[s
     below the output folder. A file keeps its name but for the suffix, or with it if another of the same folder would
     have the same name. Raises ConfigError if an output would meet an input or another output."""
     if len(paths) < 2:
-        raise ConfigError(f"{paths[0]}: nothing says where to write; give {output_form} after the input")
+        raise ConfigError(f"{paths[0]}: the output is missing; give {output_form} after the input")
     *inputs, output = paths
     folders = [path for path in inputs if os.path.isdir(path)]
     into_folder = output.endswith(os.sep) or os.path.isdir(output) or bool(folders and not Path(output).suffix)
     if not into_folder:
         if len(inputs) > 1 or folders:
-            raise ConfigError(f"{output}: several inputs need a folder, one that is there or ends in {os.sep}")
+            raise ConfigError(
+                f"{output}: several inputs need a folder as the output: one that exists, or a name that ends in "
+                f"{os.sep}"
+            )
         jobs = [Job(inputs[0], output)]
     elif STANDARD in inputs:
-        raise ConfigError(f"{output}: standard input has no name to go by in a folder; name the file")
+        raise ConfigError(f"{output}: for standard input the output must be a file, not a folder")
     else:
         jobs = _in_folder(inputs, output, suffix, accept)
     _check(jobs)
@@ -81,7 +84,7 @@ def _in_folder(inputs: list[str], output: str, suffix: str, accept: Callable[[st
             continue
         below = _files_below(path, output, accept)
         if not below:
-            raise ConfigError(f"{path}: there is no file in this folder that the command takes")
+            raise ConfigError(f"{path}: this folder has no file that the command can read")
         found += [(file, Path(os.path.relpath(file, path))) for file in below]
     stems = Counter(place.with_suffix("") for _, place in found)
 
@@ -109,12 +112,12 @@ def _check(jobs: list[Job]) -> None:
     made: dict[str, str] = {}
     for job in jobs:
         if other := made.get(job.output):
-            raise ConfigError(f"{other} and {job.input} would both become {job.output}")
+            raise ConfigError(f"{other} and {job.input} would both become {job.output}; rename one of them")
         made[job.output] = job.input
     inodes = {_inode(job.input) for job in jobs} - {None}
     for job in jobs:
         if _inode(job.output) in inodes:
-            raise ConfigError(f"{job.output}: is an input and would be overwritten")
+            raise ConfigError(f"{job.output}: is an input and would be overwritten; choose another output")
 
 
 def run(jobs: list[Job], work: Work, options: argparse.Namespace) -> int:
@@ -152,7 +155,7 @@ def _is_kept(job: Job, quiet: bool) -> bool:
     """Whether the output exists already, which a note then says."""
     exists = job.output != STANDARD and os.path.exists(job.output)
     if exists and not quiet:
-        note(f"{job.output}: is there already and is kept")
+        note(f"{job.output}: already exists and is kept")
     return exists
 
 
@@ -193,7 +196,7 @@ def check_folders(job: Job) -> None:
         raise ValueError(f"is a folder; name the files in it, as in {os.path.join(job.input, '*')}")
     folder = os.path.dirname(job.output)
     if folder and not os.path.isdir(folder):
-        raise ValueError(f"there is no folder {folder} to write to")
+        raise ValueError(f"the output folder {folder} does not exist; create it first")
 
 
 def report(job: Job, words: str, notes: list[str]) -> None:

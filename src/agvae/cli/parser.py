@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     parser = Parser(
         "agvae",
         description="Compress pictures with one learned model at any rate.",
-        epilog="`agvae COMMAND --help` says more about each.",
+        epilog="Run `agvae COMMAND --help` for the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"agvae {__version__}")
     parser.set_defaults(command=lambda options: say(parser.format_help().rstrip()))
@@ -84,10 +84,11 @@ def _add_compress(add: Add) -> None:
         "paths",
         nargs="+",
         metavar="IN... OUT",
-        help="pictures in any format that Pillow reads, HEIC and JPEG XL with the extra `codecs`, or folders of them; "
-        "then the output: a file for one picture, a folder for any number. A folder is made if it ends in /. Files in "
-        "it have the names of the inputs with the suffix .agv; those from folders keep their places. - is standard "
-        "input or output",
+        help="pictures, or folders of pictures, and then the output. Any format that Pillow reads will do; HEIC and "
+        "JPEG XL "
+        "need the extra `codecs`. The output is a file for one picture, or a folder for any number. A folder whose "
+        "name ends in / is created. Files in it have the names of the inputs with the suffix .agv, and files from "
+        "folders keep their relative paths. - stands for standard input or output",
     )
     targets = command.add_mutually_exclusive_group()
     kinds: list[tuple[str, Callable[[str], Any], str, str]] = [
@@ -95,19 +96,19 @@ def _add_compress(add: Add) -> None:
             "quality",
             _not_negative,
             "Q",
-            "from 0, the smallest file, to the last level of the model, 5 for the shipped ones, or any value between "
-            "(default: the middle). Up to 2 more is possible: higher rates than the model was trained for",
+            "any number from 0, the smallest file, to the last level of the model, which is 5 for the included models "
+            "(default: the middle). Up to 2 more is allowed, for rates above those that the model was trained for",
         ),
-        ("bpp", positive, "B", "file size in bits per pixel: at most B, at least 0.99 B"),
-        ("bytes", count, "N", "file size in bytes: at most N, at least 0.99 N"),
-        ("psnr", positive, "DB", "at least DB dB, at most 0.05 more"),
-        ("ms-ssim", _share, "V", "MS-SSIM of at least V, at most 0.0005 more"),
+        ("bpp", positive, "B", "file size in bits per pixel: at most B, and at least 0.99 B"),
+        ("bytes", count, "N", "file size in bytes: at most N, and at least 0.99 N"),
+        ("psnr", positive, "DB", "PSNR of at least DB dB, and at most 0.05 dB more"),
+        ("ms-ssim", _share, "V", "MS-SSIM of at least V, and at most 0.0005 more"),
     ]
     targets.add_argument(
         "--lossless",
         action="store_true",
-        help="keep every pixel as it is, also 1-bit and 16-bit greyscale. Without this option, text, charts and "
-        "patterns are lossless where that takes no more bytes, or where nothing else meets the target",
+        help="keep every pixel exactly, including 1-bit and 16-bit greyscale. Without this option, text, charts and "
+        "patterns become lossless if the file is no larger, or if nothing else meets the target",
     )
     for name, kind, letter, words in kinds:
         targets.add_argument(f"--{name}", type=kind, metavar=letter, help=words)
@@ -116,15 +117,18 @@ def _add_compress(add: Add) -> None:
         type=int,
         choices=range(4),
         default=0,
-        help="how long to search for a smaller file of the same quality, for any target: 0 (default) not at all, "
-        "1, 2 and 3 by 60, 200 and 600 steps. With agvae-small-mse that saves about 6, 9 and 10 %% and takes 140, 460 "
-        "and 1400 s per megapixel on one core. Reading the file takes no longer. An interrupted search writes nothing",
+        help="how long to search for a smaller file of the same quality: 0 (default) does not search; 1, 2 and 3 take "
+        "60, "
+        "200 and 600 steps. With agvae-small-mse they save about 6, 9 and 10 %% and need 140, 460 and 1400 s per "
+        "megapixel on one core. It works with any target. Decoding takes no longer. If you interrupt the search, no "
+        "file is written",
     )
-    command.add_argument("--strip", action="store_true", help="leave metadata out: EXIF, ICC profile, XMP, text")
+    command.add_argument("--strip", action="store_true", help="leave out metadata: EXIF, ICC profile, XMP and text")
     command.add_argument(
         "--stretch",
         action="store_true",
-        help="brighten pictures of over 8 bits that do not use their range: 12-bit data in a 16-bit file, for one",
+        help="brighten pictures of more than 8 bits that do not use their full range, such as 12-bit data in a 16-bit "
+        "file",
     )
     _add_coding_options(command, f"(default: {DEFAULT_MODEL})")
 
@@ -143,28 +147,32 @@ def _add_decompress(add: Add) -> None:
         "paths",
         nargs="+",
         metavar="IN... OUT",
-        help=".agv files, then the output: a file, whose suffix (.png, .jpg, .webp, …) says the format, for one; a "
-        "folder, which must be there or end in / to be made, for any number. - is standard input or output",
+        help=".agv files, and then the output. For one input, the output is a file whose suffix (.png, .jpg, .webp, "
+        "…) sets "
+        "the format. For any number it is a folder that exists, or whose name ends in / to create it. - stands for "
+        "standard input or output",
     )
     command.add_argument(
-        "--format", metavar="F", help="for a folder and standard output: png (default), jpg, webp, avif, tiff, …"
+        "--format",
+        metavar="F",
+        help="format in a folder or on standard output: png (default), jpg, webp, avif, tiff, …",
     )
-    _add_coding_options(command, "(default: the one of `agvae models` that made the file)")
+    _add_coding_options(command, "(default: the included model that made the file)")
 
 
 def _add_compare(add: Add) -> None:
     command = add(
         "compare",
         compare,
-        "print rate, PSNR and MS-SSIM of an .agv file against the picture that it was made of",
+        "print rate, PSNR and MS-SSIM of an .agv file against its original",
         "ORIGINAL IN.agv",
         "photo.png photo.agv",
         "photo.png photo.agv --output both.png",
     )
-    command.add_argument("original", metavar="ORIGINAL", help="a picture")
+    command.add_argument("original", metavar="ORIGINAL", help="the picture that was compressed")
     command.add_argument("file", metavar="IN.agv")
     command.add_argument("--output", metavar="OUT.png", help="write the two pictures side by side")
-    _add_model_options(command, "(default: the one of `agvae models` that made the file)")
+    _add_model_options(command, "(default: the included model that made the file)")
 
 
 def _add_coding_options(command: Parser, default_model: str) -> None:
@@ -172,19 +180,19 @@ def _add_coding_options(command: Parser, default_model: str) -> None:
     _add_model_options(command, default_model)
     existing = command.add_mutually_exclusive_group()
     existing.add_argument(
-        "--overwrite", dest="no_clobber", action="store_false", help="replace files that are there already (default)"
+        "--overwrite", dest="no_clobber", action="store_false", help="replace files that already exist (default)"
     )
-    existing.add_argument("--no-clobber", action="store_true", help="keep files that are there already, with a note")
+    existing.add_argument("--no-clobber", action="store_true", help="keep files that already exist, and print a note")
     command.set_defaults(no_clobber=False)
     talk = command.add_mutually_exclusive_group()
-    talk.add_argument("--verbose", action="store_true", help="say which model was used and how long each file took")
-    talk.add_argument("--quiet", action="store_true", help="print errors alone")
+    talk.add_argument("--verbose", action="store_true", help="print which model was used and how long each file took")
+    talk.add_argument("--quiet", action="store_true", help="print only errors")
     command.add_argument(
         "--jobs",
         type=count,
         metavar="N",
         default=1,
-        help="work on N files at once (default: 1). They share the cores, and each takes its own memory",
+        help="work on N files at once (default: 1). They share the cores, and each needs its own memory",
     )
 
 
@@ -193,10 +201,14 @@ def _add_model_options(command: Parser, default_model: str) -> None:
     command.add_argument(
         "--model",
         metavar="NAME_OR_PATH",
-        help=f"a model of `agvae models`, a .safetensors file or a checkpoint {default_model}",
+        help=f"a name from `agvae models`, a .safetensors file or a checkpoint {default_model}",
     )
     command.add_argument(
-        "--max-pixels", type=count, metavar="N", default=2**28, help="refuse larger pictures (default: 2^28)"
+        "--max-pixels",
+        type=count,
+        metavar="N",
+        default=2**28,
+        help="refuse pictures of more than N pixels (default: 2^28)",
     )
     command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
     command.add_argument(
@@ -205,9 +217,9 @@ def _add_model_options(command: Parser, default_model: str) -> None:
 
 
 def _add_info_and_models(add: Add) -> None:
-    command = add("info", inform.info, "show what .agv files are", "IN.agv...", "photo.agv", "small/*.agv --json")
-    command.add_argument("paths", nargs="+", metavar="IN.agv", help="- is standard input")
-    command.add_argument("--json", action="store_true", help="as a JSON object for each file, a line each")
+    command = add("info", inform.info, "show what .agv files contain", "IN.agv...", "photo.agv", "small/*.agv --json")
+    command.add_argument("paths", nargs="+", metavar="IN.agv", help="files; - stands for standard input")
+    command.add_argument("--json", action="store_true", help="print one JSON object per line, for each file")
     add("models", inform.models, "list the models that come with agvae", None, "")
 
 
@@ -216,17 +228,19 @@ def _add_export(add: Add) -> None:
     command = add("export", training.export, summary, None, "last.ckpt mine.safetensors --half")
     command.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     command.add_argument("output", type=Path, metavar="OUT.safetensors")
-    command.add_argument("--half", action="store_true", help="store the weights as float16: half the size")
+    command.add_argument("--half", action="store_true", help="store the weights as float16, which halves the size")
 
 
 def _add_import(add: Add) -> None:
-    summary = "turn a checkpoint of CompressAI's mbt2018-mean or mbt2018 into one to train further or export"
+    summary = (
+        "turn a checkpoint of CompressAI's mbt2018-mean or mbt2018 into one of agvae, to train further or to export"
+    )
     command = add("import-compressai", importing.import_compressai, summary, None, "mbt2018-mean-3.pth.tar start.ckpt")
     command.add_argument(
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="a state dict of CompressAI, what its example trainer saves, or a checkpoint of model=compressai",
+        help="a state dict of CompressAI, a file of its example trainer, or a checkpoint of model=compressai",
     )
     command.add_argument("output", type=Path, metavar="OUT.ckpt", help="a model without gains, for init_from=OUT.ckpt")
 
@@ -240,9 +254,16 @@ def _add_shard(add: Add) -> None:
         "photos/ shards/",
         "photos/ shards/ --size 1000",
     )
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="searched in depth; files are copied as they are")
+    command.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder of pictures, with all folders below it; files are copied unchanged",
+    )
     command.add_argument("output", type=Path, metavar="OUT", help="a new or empty folder")
-    command.add_argument("--size", type=count, metavar="MB", default=256, help="of a tar file, in MB (default: 256)")
+    command.add_argument(
+        "--size", type=count, metavar="MB", default=256, help="size of each tar file in MB (default: 256)"
+    )
 
 
 def _add_report(add: Add) -> None:
@@ -258,35 +279,42 @@ def _add_report(add: Add) -> None:
         "paths",
         nargs="+",
         metavar="FOLDER",
-        help="runs of train.py and evaluate.py, or folders that hold some, at any depth",
+        help="runs of train.py and evaluate.py, or folders that contain runs at any depth",
     )
     command.add_argument(
         "-o", "--output", metavar="OUT.html", default="report.html", help="the page (default: report.html)"
     )
-    command.add_argument("--title", metavar="TEXT", help="its heading (default: the folders)")
+    command.add_argument("--title", metavar="TEXT", help="heading of the page (default: the folders)")
 
 
 def _add_demo(add: Add) -> None:
-    summary = "open a page in the browser to look at the codec"
+    summary = "open a page in the browser to try the codec"
     command = add("demo", demo, summary, None, "", "--model mine.safetensors --port 8000")
     command.add_argument(
         "--model",
         metavar="NAME_OR_PATH",
-        help="the model that the page starts with, beside which it offers all of `agvae models` (default: the first)",
+        help="the model that is selected at the start (default: the first of `agvae models`); the page offers all "
+        "others too",
     )
     command.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
-    command.add_argument("--port", type=count, metavar="P", help="(default: the first free one from 7860 on)")
     command.add_argument(
-        "--share", action="store_true", help="make the page public through a tunnel of gradio's, for a week at most"
+        "--port", type=count, metavar="P", help="port to listen on (default: the first free one from 7860)"
     )
     command.add_argument(
-        "--max-pixels", type=count, metavar="N", default=2**24, help="refuse larger pictures (default: 2^24)"
+        "--share", action="store_true", help="make the page public through a tunnel of gradio, for at most a week"
+    )
+    command.add_argument(
+        "--max-pixels",
+        type=count,
+        metavar="N",
+        default=2**24,
+        help="refuse pictures of more than N pixels (default: 2^24)",
     )
     command.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1, …")
     command.add_argument(
-        "--space", metavar="OUT", help="open no page; write a folder that a Hugging Face Space runs as it is"
+        "--space", metavar="OUT", help="instead of opening a page, write a folder that runs as a Hugging Face Space"
     )
 
 

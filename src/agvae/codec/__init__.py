@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    # These bring torch along, which is not needed to see that a file is none of ours.
+    # These import torch, which is not needed to see that a file is not an .agv file.
     if name in _HOMES:
         return getattr(import_module(f"agvae.codec.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'agvae.codec' has no attribute {name!r}")

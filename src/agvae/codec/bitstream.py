@@ -38,24 +38,24 @@ from agvae.quality import quality_from_fixed
 MAGIC = b"AGV"
 VERSIONS = (1, 2)
 HEADER_MAX = 24
-"""Most bytes of a plain RGB picture's header."""
+"""Largest size in bytes of the header of a plain RGB picture."""
 
 _VARINT_MAX = 5
 _GREY = 1
 _EXTRAS = {"alpha": 2, "exif": 4, "icc": 8, "xmp": 16, "text": 32}
 _EXTRAS_OF = {1: ("alpha", "exif", "icc"), 2: tuple(_EXTRAS)}
 _INFLATED_MAX = 2**24
-"""Most bytes of an inflated block; real ones have at most some hundred thousand."""
+"""Largest size in bytes of an inflated block. Real ones have at most a few hundred thousand."""
 
 _CRC_BYTES = 4
 
 
 class BitstreamError(ValueError):
-    """Data that is not a picture this codec can decode: foreign, truncated, altered, or of another model."""
+    """Data that this codec cannot decode: it is foreign, truncated, altered, or made by another model."""
 
 
 class Kind(IntEnum):
-    """What a file's body is."""
+    """The kind of a file's body."""
 
     LEARNED = 0
     WEBP = 1
@@ -63,10 +63,10 @@ class Kind(IntEnum):
 
 
 class Header(NamedTuple):
-    """Everything before the body: sizes in pixels, extras as the file holds them.
+    """Everything before the body: sizes in pixels, and extras in the form that the file stores.
 
-    fingerprint (4 bytes) and quality, in 1/1024 level, are those of a learned body. extended: the quality is past the
-    model's last level."""
+    fingerprint (4 bytes) and quality, in 1/1024 level, belong to a learned body. extended means that the quality is
+    past the model's last level."""
 
     fingerprint: bytes
     width: int
@@ -83,7 +83,7 @@ class Header(NamedTuple):
 
     @property
     def version(self) -> int:
-        """The version of the format that holds this header."""
+        """The lowest version of the format that can store this header."""
         return 2 if self.kind is not Kind.LEARNED or self.extended or self.xmp or self.text else 1
 
     def to_bytes(self) -> bytes:
@@ -110,7 +110,7 @@ class Header(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file whose header has been read. The body is a stream, or a WebP or PNG file without its CRC-32."""
+    """A file after its header was read. The body is a stream, or a WebP or PNG file without its CRC-32."""
 
     header: Header
     body: bytes
@@ -125,7 +125,7 @@ def pack(header: Header, body: bytes) -> bytes:
 
 
 def unpack(data: bytes) -> File:
-    """Inverse of `pack`; raises BitstreamError for anything that `pack` does not write."""
+    """Inverse of `pack`. Raises BitstreamError for anything that `pack` does not write."""
     if not data:
         raise BitstreamError("the file is empty")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -134,31 +134,37 @@ def unpack(data: bytes) -> File:
         raise BitstreamError(f"the file ends after {len(data)} bytes, inside its header")
     version = data[3]
     if version not in VERSIONS:
-        raise BitstreamError(f"the file is of format version {version}; this program reads versions 1 and 2")
+        raise BitstreamError(
+            f"the file has format version {version}, but this version of agvae reads only 1 and 2; update agvae"
+        )
     reader = _Reader(data, len(MAGIC) + 1)
     flags = reader.byte()
     names = _EXTRAS_OF[version]
     if flags > _GREY + sum(_EXTRAS[name] for name in names):
-        raise BitstreamError(f"the file uses features (flags {flags:#x}) that this program does not know")
+        raise BitstreamError(
+            f"the file uses features (flags {flags:#x}) that this version of agvae does not know; update agvae"
+        )
     number = reader.byte() if version > 1 else Kind.LEARNED
     if number not in set(Kind):
-        raise BitstreamError(f"the file's body is of a kind ({number}) that this program does not know")
+        raise BitstreamError(
+            f"the body of the file has a kind ({number}) that this version of agvae does not know; update agvae"
+        )
     kind = Kind(number)
     learned = kind is Kind.LEARNED
     fingerprint = reader.take(4) if learned else b""
     width, height = reader.varint(), reader.varint()
     quality = reader.varint() if learned else 0
     if not width or not height:
-        raise BitstreamError(f"the header gives a size of {width}×{height}")
+        raise BitstreamError(f"the header gives a size of {width}×{height}, but both sides must be at least 1")
     extras: dict[str, Any] = {name: reader.block(name) for name in names if flags & _EXTRAS[name]}
     end = reader.position
     length = reader.varint()
     body = data[reader.position :]
     if len(body) != length:
-        raise BitstreamError(f"the header announces a body of {length} bytes, the file holds {len(body)}")
+        raise BitstreamError(f"the header announces a body of {length} bytes, but the file holds {len(body)}")
     header = Header(fingerprint, width, height, quality, bool(flags & _GREY), kind=kind)._replace(**extras)
     if version > header.version:
-        header = header._replace(extended=True)  # as the codec, which knows the last level, has to confirm
+        header = header._replace(extended=True)  # the codec knows the last level and has to confirm it
     if learned:
         return File(header, body)
     found, body = body[:_CRC_BYTES], body[_CRC_BYTES:]
@@ -190,12 +196,12 @@ class _Reader:
     def block(self, name: str) -> bytes:
         length = self.varint()
         if not length or self.position + length > len(self._data):
-            raise BitstreamError(f"the header announces {length} bytes of {name}, which the file does not hold")
+            raise BitstreamError(f"the header announces {length} bytes of {name}, but the file ends before them")
         return self.take(length)
 
 
 def quality_of(data: bytes) -> float:
-    """The quality that the file `data` names. Raises BitstreamError."""
+    """The quality that the header of the file `data` gives. Raises BitstreamError."""
     return quality_from_fixed(unpack(data).header.quality)
 
 
@@ -206,7 +212,7 @@ def header_of(picture: Picture, fingerprint: bytes = b"") -> Header:
 
 
 def pack_extras(picture: Picture) -> dict[str, Any]:
-    """Alpha and metadata of a picture as a header holds them."""
+    """Alpha and metadata of a picture in the form that a header stores."""
     return {
         "alpha": pack_alpha(picture.alpha),
         "exif": pack_block(picture.exif),
@@ -239,28 +245,28 @@ def pack_alpha(alpha: np.ndarray | None) -> bytes:
 
 
 def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray | None:
-    """Inverse of `pack_alpha`; raises BitstreamError unless it is 8-bit grey of that size."""
+    """Inverse of `pack_alpha`. Raises BitstreamError unless it is 8-bit grey and has the given size."""
     from PIL.PngImagePlugin import PngImageFile
 
     if not data:
         return None
     try:
-        # Not Image.open, which refuses what it takes for a bomb: here the size is known before a pixel is decoded.
+        # Image.open would refuse a large picture as a bomb. Here its size is known before a pixel is decoded.
         with PngImageFile(io.BytesIO(data)) as image:
             if image.mode == "L" and image.size == (width, height):
                 return np.array(image)
-    except Exception as error:  # Pillow raises nearly anything on damaged data
+    except Exception as error:  # Pillow raises almost anything on damaged data
         raise BitstreamError(f"the alpha channel cannot be read ({type(error).__name__})") from error
-    raise BitstreamError("the alpha channel is not that of the picture")
+    raise BitstreamError("the alpha channel has not the size of the picture")
 
 
 def pack_block(block: bytes | None) -> bytes:
-    """An EXIF block, ICC profile or XMP packet, deflated; empty for None and for one that is too large to be meant."""
+    """An EXIF block, ICC profile or XMP packet, deflated. Empty for None, and for a block too large to be genuine."""
     return zlib.compress(block, 9) if block and len(block) <= _INFLATED_MAX else b""
 
 
 def unpack_block(data: bytes) -> bytes | None:
-    """Inverse of `pack_block`; raises BitstreamError if it does not inflate, or to too much."""
+    """Inverse of `pack_block`. Raises BitstreamError if it does not inflate, or inflates to too much."""
     if not data:
         return None
     inflater = zlib.decompressobj()
@@ -274,12 +280,12 @@ def unpack_block(data: bytes) -> bytes | None:
 
 
 def pack_text(text: dict[str, str]) -> bytes:
-    """Words by their keyword as a block; empty for none."""
+    """Texts by their keywords as a block. Empty if there are none."""
     return pack_block(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) if text else b""
 
 
 def unpack_text(data: bytes) -> dict[str, str]:
-    """Inverse of `pack_text`; raises BitstreamError for anything but an object of strings."""
+    """Inverse of `pack_text`. Raises BitstreamError for anything but an object of strings."""
     block = unpack_block(data)
     if block is None:
         return {}

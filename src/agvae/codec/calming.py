@@ -1,8 +1,8 @@
-"""Places where a model's answer is broken, and a calmer picture there.
+"""Places where a model's response is broken, and a calmer picture there.
 
-On one-pixel stripes, chequerboards and saturated noise g_a may answer with values a hundred times those of any
-photograph: 20 bits per pixel for a picture of 3 dB. There the encoder gives it a blurred picture instead. The latent of
-that costs next to nothing and decodes to the local mean. The format and the decoder know nothing of it.
+On one-pixel stripes, chequerboards and saturated noise, g_a may produce values a hundred times those of any photograph:
+20 bits per pixel for a picture of 3 dB. In such places the encoder gives it a blurred picture instead. The latent of
+that costs almost nothing and decodes to the local mean. The format and the decoder are not affected.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from agvae.models.agvae import AGVAE
 from agvae.strides import STRIDE_Y
 
 _BROKEN = 3.0
-"""Bits per pixel, by the measure of `broken`, that no place of a photograph reaches: of some hundred tried, with four
-models, none had over 2.0, text has 2.3, and broken places have 3.3 to 9.9."""
+"""Bits per pixel, by the measure of `broken`, that no part of a photograph reaches. Of some hundred photographs tried
+with four models, none exceeded 2.0. Text has 2.3, and broken places have 3.3 to 9.9."""
 
 _REACH = 2
-"""Positions around a broken one that are calmed with it: g_a has looked at them too."""
+"""Positions around a broken one that are calmed with it, because g_a reads them too."""
 
 _RADII = (4, 8, 16)
-"""Radii of the blur in pixels, from one attempt to the next."""
+"""Radii of the blur in pixels, one for each attempt."""
 
 
 def broken(model: AGVAE, y: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def broken(model: AGVAE, y: Tensor) -> Tensor:
 
 
 def calmed(model: AGVAE, pixels: np.ndarray, y: Tensor, analyze: Callable[[np.ndarray], Tensor]) -> Tensor:
-    """y of the picture (H, W, 3) uint8, or of one that is blurred where y is broken.
+    """y of the picture (H, W, 3) uint8, blurred where y is broken.
 
     `analyze` gives the y of pixels."""
     places = broken(model, y)

@@ -1,7 +1,7 @@
 """The codec: pictures to files and back, with one model at every rate.
 
-It has three floors: pictures and files here, pictures and latents in agvae.codec.picture_transforms, latents and
-streams in agvae.codec.latent_codec.
+It has three layers. This module turns pictures into files and back, agvae.codec.picture_transforms turns pictures into
+latents, and agvae.codec.latent_codec turns latents into streams.
 """
 
 from collections.abc import Callable
@@ -38,35 +38,36 @@ from agvae.shipped import DEFAULT_MODEL
 from agvae.strides import STRIDE_Z
 
 ImageLike: TypeAlias = Picture | Image.Image | np.ndarray | Tensor | str | Path
-"""What stands for a picture."""
+"""A picture in one of the forms that the codec accepts."""
 
 _TRANSFORM = 0.7
-"""Share of the time that g_a or g_s takes, about; coding the latent takes the rest."""
+"""Share of the total time that g_a or g_s takes, approximately. Coding the latent takes the rest."""
 
 _SEARCH_STARTS = 0.02
-"""Share of the time after which a search for a better latent starts, about."""
+"""Share of the total time at which a search for a better latent starts, approximately."""
 
 _AS_GOOD = 0.01
-"""A picture that is worse than its mean colour by less, in dB, is as good."""
+"""If a picture is worse than its mean colour by less than this, in dB, it counts as equally good."""
 
 
 class Codec:
     """Compresses and decompresses pictures with a trained model.
 
-    Every file names the quality at which it was made, so one model and one decoder serve all rates. Networks run in
-    tiles, so that memory beyond the picture and its latent does not grow with the picture. `latent_codec` codes latents
+    Every file stores the quality at which it was made, so one model and one decoder serve all rates. Networks run in
+    tiles, so the memory beyond the picture and its latent does not grow with the picture. `latent_codec` codes latents
     without pictures or files.
 
     Several threads may use one codec at once. A codec can be pickled, with its model, for worker processes. The child
-    of a fork may use its parent's codec or load its own; it computes on one thread (agvae.threads).
-    """
+    of a fork may use its parent's codec or load its own; it computes on one thread (agvae.threads)."""
 
     def __init__(self, model: ModelFile, name: str = "agvae", device: str | torch.device = "cpu"):
-        """Raises ConfigError for a device whose float64 rounds otherwise than IEEE 754."""
+        """Raises ConfigError if the device's float64 rounds differently from IEEE 754."""
         self.name = name
         self.device = torch.device(device)
         if self.device.type != "cpu" and not is_exact(self.device):
-            raise ConfigError(f"device {device} cannot be used: its float64 is not exact")
+            raise ConfigError(
+                f"device {device} cannot be used, because its float64 arithmetic is not exact; use the CPU"
+            )
         self._file = model
         self.fingerprint = model.fingerprint
         self.config = model.config
@@ -80,9 +81,9 @@ class Codec:
 
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> "Codec":
-        """The codec of a model that comes with the package, by name, or of a .safetensors file.
+        """The codec of an included model, by name, or of a .safetensors file.
 
-        Raises ModelError if there is no such model or the file is not sound."""
+        Raises ModelError if there is no such model, or if the file is invalid."""
         return cls(model_file.load(name_or_path), Path(name_or_path).stem, device)
 
     @classmethod
@@ -96,26 +97,27 @@ class Codec:
         return cls(pretrained.load(folder), Path(folder).resolve().name, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model as the Hugging Face Hub lays it out: config.json, model.safetensors, README.md."""
+        """Write the model in the layout of the Hugging Face Hub: config.json, model.safetensors, README.md."""
         pretrained.save(self._file, folder, self.name)
 
     @property
     def model(self) -> AGVAE:
-        """The model as it codes: in exact arithmetic, in evaluation mode."""
+        """The model in the form that codes: in exact arithmetic and in evaluation mode."""
         return self.latent_codec.model
 
     @property
     def last_quality(self) -> int:
-        """The highest quality: two past the last trained level, levels − 1, for a model with gain units."""
+        """The highest quality: levels − 1 for a fixed-rate model, and two more, past the last trained level, with gain
+        units."""
         return self.model.last_quality
 
     @torch.inference_mode()
     def analyze(self, image: ImageLike, progress: Progress | None = None) -> Latent:
         """Run g_a once, for any number of calls of `compress` and `estimate`.
 
-        `image` is all that `agvae.images.as_picture` takes: a PIL image, a path, an (H, W, 3) or (H, W) uint8 array, a
-        (3, H, W) or (1, H, W) float tensor in [0, 1], which is rounded to 8 bits, or a `Picture`. Raises ValueError
-        for another shape or type, and for a file that cannot be read."""
+        `image` is anything that `agvae.images.as_picture` accepts: a PIL image, a path, an (H, W, 3) or (H, W) uint8
+        array, a (3, H, W) or (1, H, W) float tensor in [0, 1], which is rounded to 8 bits, or a `Picture`. Raises
+        ValueError for another shape or type, and for a file that cannot be read."""
         picture = as_picture(image)
         run = partial(analyze, self.model, device=self.device)
         y = run(picture.pixels, progress=progress)
@@ -136,31 +138,32 @@ class Codec:
         progress: Progress | None = None,
         saved: Callable[[float], None] | None = None,
     ) -> bytes:
-        """The picture as the bytes of an .agv file that meets one target, by default the middle quality.
+        """The picture as the bytes of an .agv file that meets one target. Without a target, it takes the middle
+        quality.
 
-        quality: from 0, the smallest file, to levels − 1, any value between, and up to two levels past the last one,
-        which no training has seen; bpp (bits per pixel), bytes: the whole file is never larger, and at most 1 %
-        smaller; psnr (dB), ms_ssim: that of the decoded 8-bit picture in RGB is never less, and at most 0.05 dB or
-        0.0005 more. Alpha, EXIF, ICC profile, XMP and text of a PIL image or `Picture` are kept.
+        quality: any value from 0, the smallest file, to levels − 1, and up to two levels past the last one, for which
+        the model was not trained; bpp (bits per pixel), bytes: the whole file is never larger, and at most 1 % smaller;
+        psnr (dB), ms_ssim: the metric of the decoded 8-bit picture in RGB is never lower, and at most 0.05 dB or 0.0005
+        higher. Alpha, EXIF, ICC profile, XMP and text of a PIL image or `Picture` are kept.
 
-        lossless: with True the pixels are kept as they are, and there is no target. By default a lossless file is
-        chosen where it meets the target in no more bytes than a learned one, is the only one that meets it, or where
-        the learned picture would be worse than its mean colour, and for a 1-bit picture at any quality. With False it
-        never is.
+        lossless: True keeps every pixel exactly and takes no target. By default, a lossless file is chosen if it meets
+        the target in no more bytes than a learned one, if only it meets the target, if the learned picture would be
+        worse than its mean colour, and for a 1-bit picture at any quality. False never chooses one.
 
-        effort: how long to search for a better latent, from 0, not at all, to 3 (see agvae.codec.effort). The target
-        holds at every effort. `progress` is called with the share done, `saved` with the bits saved by the search.
+        effort: how long to search for a better latent, from 0 (no search) to 3 (see agvae.codec.effort). The target
+        holds at every effort. `progress` is called with the share done, and `saved` with the bits that the search has
+        saved.
 
-        Raises TargetError, naming what this picture can have, for a rate or metric out of range, and ValueError for
-        a quality out of range or when more than one target is given."""
+        Raises TargetError, which names the possible range for this picture, if a rate or metric is out of range, and
+        ValueError if a quality is out of range or more than one target is given."""
         target = one_target({"quality": quality, "bpp": bpp, "bytes": bytes, "psnr": psnr, "ms_ssim": ms_ssim})
         if lossless and target is not None:
-            raise ValueError(f"a lossless file has no target, so {target.name} must not be given with it")
+            raise ValueError(f"lossless and {target.name} cannot be combined: a lossless file has no target")
         target = target or Target("quality", (self.levels - 1) / 2)
         if target.name == "quality":
-            quality_to_fixed(target.value, self.last_quality)  # refuses it before the work
+            quality_to_fixed(target.value, self.last_quality)  # a wrong quality is refused before any work
         if effort not in range(len(STEPS)):
-            raise ValueError(f"effort must be 0 to {len(STEPS) - 1}, not {effort}")
+            raise ValueError(f"effort must be from 0 to {len(STEPS) - 1}, not {effort}")
         picture = image.picture if isinstance(image, Latent) else as_picture(image)
         header = bitstream.header_of(picture, self.fingerprint)
         other = LosslessFile(picture, header)
@@ -189,10 +192,10 @@ class Codec:
     def decompress(
         self, data: bytes | File, *, max_pixels: int = MAX_PIXELS, progress: Progress | None = None
     ) -> Image.Image:
-        """The picture that `data` holds, with its alpha and metadata; 1, L, LA or I;16 if it was greyscale.
+        """The picture in `data`, with its alpha and metadata. Its mode is 1, L, LA or I;16 if it was greyscale.
 
-        `data` is a file, or one whose header has been read. Raises BitstreamError if it is not an .agv file, damaged,
-        made by another model, or larger than `max_pixels`. `progress` is called with the share done."""
+        `data` is a file, or one whose header has been read. Raises BitstreamError if it is not an .agv file, is
+        damaged, was made by another model, or is larger than `max_pixels`. `progress` is called with the share done."""
         file = data if isinstance(data, File) else bitstream.unpack(data)
         header, stream = file
         if header.kind is not Kind.LEARNED:
@@ -204,13 +207,13 @@ class Codec:
             y_hat = self.latent_codec.decode(stream, quality, height, width, header.checksum)
         except CodingError as error:
             raise BitstreamError(f"the file is damaged: {error}") from error
-        extras = bitstream.unpack_extras(header)  # before the pixels, which take longest
+        extras = bitstream.unpack_extras(header)  # before the pixels, because those take longest
         pixels = synthesize(self.model, y_hat, quality, header.height, header.width, _part(progress, 1 - _TRANSFORM, 1))
         return Picture(pixels, header.grey, **extras).to_pil()
 
     @torch.inference_mode()
     def estimate(self, image: ImageLike | Latent, *, quality: float) -> float:
-        """The model's own rate for the symbols that `compress` would code, in bits, without header or coder."""
+        """The model's own rate, in bits, for the symbols that `compress` would code, without header or coder."""
         latent = image if isinstance(image, Latent) else self.analyze(image)
         quality = quality_from_fixed(quality_to_fixed(quality, self.last_quality))
         return self.latent_codec.bits(self.model.scale(latent.y, quality), quality, latent.z_symbols).item()
@@ -223,7 +226,8 @@ class Codec:
     def _no_worse_than_flat(
         self, file: bytes, latent: Latent, header: Header, target: Target, other: "LosslessFile"
     ) -> bytes:
-        """A learned file, or another one if its picture is worse than its mean colour; photographs are not decoded."""
+        """A learned file, or a lossless one if its picture is worse than its mean colour. Photographs are not decoded
+        to find out."""
         pixels = latent.picture.pixels
         if not other.look.doubts(len(file)):
             return file
@@ -238,7 +242,7 @@ class Codec:
         return min(file, coded, key=len)
 
     def _check(self, header: Header, length: int, max_pixels: int) -> None:
-        """Raise BitstreamError for a header that cannot be right, before memory is spent on it."""
+        """Raise BitstreamError if a header is impossible, before any memory is spent on it."""
         if header.fingerprint != self.fingerprint:
             raise BitstreamError(
                 f"the file was made by the model {header.fingerprint.hex()}, not by {self.name} "
@@ -247,9 +251,11 @@ class Codec:
         check_pixels(header, max_pixels)
         last_trained, quality = self.levels - 1, quality_from_fixed(header.quality)
         if quality > self.last_quality or (quality > last_trained and header.version == 1):
-            raise BitstreamError(f"quality {quality:g} is past the model's last level, {last_trained}")
+            raise BitstreamError(
+                f"the header gives quality {quality:g}, but the last level of the model is {last_trained}"
+            )
         if header.extended and quality <= last_trained:
-            raise BitstreamError("the file is of a higher version than it needs")
+            raise BitstreamError("the file has version 2, but nothing in it needs that version")
         height, width = padded(header.height, header.width)
         if 8 * length + 64 < self.latent_codec.least_bits(height // STRIDE_Z, width // STRIDE_Z):
             raise BitstreamError(f"a stream of {length} bytes cannot hold a picture of {header.width}×{header.height}")

@@ -1,7 +1,7 @@
-"""Effort: an encoder with more time refines the latent, and then meets the target anew.
+"""Effort: an encoder with more time refines the latent, and then meets the target again.
 
-The file of effort 0 comes first. It says at which quality the target is met, and it is returned where refinement gains
-nothing, so that no effort makes a file worse.
+The file of effort 0 is made first. It determines the quality at which the target is met, and it is returned if
+refinement gains nothing. So no effort makes a file worse.
 """
 
 from collections.abc import Callable
@@ -26,17 +26,17 @@ STEPS = (0, 60, 200, 600)
 """Steps of gradient descent at each effort."""
 
 _AGAIN = 4
-"""The part of the steps that follow after the quality has moved is one in so many."""
+"""After the quality has moved, this fraction of the steps follows: one in so many."""
 
 _APART = QUALITY_STEPS // 4
-"""Distance in quality over which the target's slope is measured; no quality moves by more than twice as much."""
+"""Distance in quality over which the slope of the target is measured. No quality moves by more than twice this."""
 
 
 class Search:
-    """Looks for better latents of pictures, for one codec."""
+    """Searches for better latents of pictures, for one codec."""
 
     def __init__(self, codec: "Codec", model: ModelFile):
-        """`model` is the codec's. Raises ConfigError if it does not say which loss it was trained for."""
+        """`model` is that of the codec. Raises ConfigError if it does not name the loss that it was trained for."""
         self._codec = codec
         with torch.inference_mode(False):
             self._refiner = Refiner(model.build_float(codec.device), model.info)
@@ -50,10 +50,10 @@ class Search:
         steps: int,
         progress: Saved | None = None,
     ) -> bytes:
-        """A better file than `file`, which `meet` made of `latent` at effort 0, or `file` itself.
+        """A better file than `file`, which `meet` made from `latent` at effort 0, or `file` itself.
 
-        `target` is what `meet` meets: quality, bpp, bytes, psnr or ms_ssim. Better means a smaller R + λ·D at the same
-        quality, a smaller distortion within the same size, or a smaller file with the same metric."""
+        `target` is the target that `meet` meets: quality, bpp, bytes, psnr or ms_ssim. Better means a smaller R + λ·D
+        at the same quality, a smaller distortion within the same size, or a smaller file with the same metric."""
         fixed = bitstream.unpack(file).header.quality
         if target == "quality":
             refined = meet(self.refine(latent, fixed, steps, progress))
@@ -65,14 +65,15 @@ class Search:
         second = self.refine(first, moved, max(1, steps // _AGAIN), again)
         try:
             refined = meet(second)
-        except TargetError:  # at the ends of the range, which refinement moves
+        except TargetError:  # at the ends of the range, because refinement moves them
             return file
         if target in ("bpp", "bytes"):
             return min(file, refined, key=lambda f: self.distortion(f, latent.picture))
         return min(file, refined, key=len)
 
     def refine(self, latent: "Latent", fixed: int, steps: int, progress: Saved | None = None) -> "Latent":
-        """A latent with a smaller R + λ·D at quality `fixed`, in fixed point, or the same, after `steps` steps."""
+        """A latent with a smaller R + λ·D at quality `fixed`, in fixed point, after `steps` steps. The same latent if
+        none is found."""
         quality, model = quality_from_fixed(fixed), self._codec.model
         with torch.inference_mode():
             y_bar = model.scale(latent.y, quality)
@@ -94,7 +95,8 @@ class Search:
         return self._refiner.distortion(picture.pixels, np.asarray(self._codec.decompress(file).convert("RGB")))
 
     def _moved(self, latent: "Latent", refined: "Latent", fixed: int, target: str) -> int:
-        """The quality at which a refined latent has, about, the size or the metric that `latent` has at `fixed`."""
+        """The quality at which a refined latent has, approximately, the size or the metric that `latent` has at
+        `fixed`."""
         pixels, last = latent.picture.pixels, self._codec.last_quality * QUALITY_STEPS
 
         def reached(source: "Latent", quality: int) -> float:

@@ -1,7 +1,7 @@
-"""h_s's features of a picture, computed in tiles where they are first read.
+"""Features of h_s for a picture, computed in tiles when they are first read.
 
-A stream that ends too early is therefore found out before all features are computed. Exact arithmetic makes features
-the same however they are cut.
+A stream that ends too early is therefore detected before all features are computed. Exact arithmetic gives the same
+features for any division into tiles.
 """
 
 import math
@@ -17,14 +17,14 @@ from agvae.models.agvae import AGVAE
 from agvae.strides import Y_PER_Z
 
 _TENSORS = 5
-"""Tensors of the last layer's size, in float64, that live at once while a tile is computed, about."""
+"""Number of float64 tensors of the last layer's size that exist at once while a tile is computed, approximately."""
 
 
 class Band:
-    """The features (B, F, height, width) of some whole rows of y, `rows`, which can be read at any position."""
+    """The features (B, F, height, width) of some complete rows of y, `rows`, which can be read at any position."""
 
     def __init__(self, model: AGVAE, z_hat: Tensor, quality: Tensor | float, run: list[Tile]):
-        """`run` is the tiles, in hyper-latents, that the rows are made of."""
+        """`run` lists the tiles, in hyper-latents, that make up the rows."""
         self._model, self._z_hat, self._quality = model, z_hat, quality
         self._missing = dict(enumerate(run))
         self._top, bottom = run[0].top, run[-1].bottom
@@ -42,7 +42,7 @@ class Band:
         return self._map
 
     def at(self, positions: Tensor) -> Tensor:
-        """The features (B, n, F) at flat positions (n,) of these rows, which lie on the CPU."""
+        """The features (B, n, F) at flat positions (n,) of these rows. The positions lie on the CPU."""
         if self._missing:
             row, column = np.divmod(positions.numpy(), self.width)
             read = np.unique(self._tile_of[row // Y_PER_Z, column // Y_PER_Z]).tolist()
@@ -67,8 +67,9 @@ class Band:
 def bands(model: AGVAE, z_symbols: Tensor, quality: Tensor | float, memory: float = math.inf) -> Iterator[Band]:
     """The features for symbols of z (B, N, h, w), as bands of rows of y that are coded one after another.
 
-    Without context a band is a row of tiles, so that memory stays small; a context's order goes through the whole
-    picture, which then is one band. A tile takes at most `memory` bytes, about, but as many as the smallest do."""
+    Without context, a band is a row of tiles, so that memory stays small. The order of a context covers the whole
+    picture, which is then one band. A tile takes at most about `memory` bytes, or as much as the smallest tile needs.
+    """
     z_hat = z_symbols + model.prior.medians
     batch, _, height, width = z_hat.shape
     halo = model.reach.h_s

@@ -1,4 +1,4 @@
-"""Latents to streams and back: the symbols of a picture in coding order, without its pixels and without its header."""
+"""Latents to streams and back: the symbols of a picture in coding order, without its pixels and its header."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from agvae.models.coding_order import Cell
 from agvae.strides import Y_PER_Z
 
 _BYTES_PER_BYTE = 2**14
-"""Bytes that a tile of h_s may take for one of the stream, when decoding: enough for whole tiles at common rates."""
+"""Bytes that a tile of h_s may take per byte of the stream when decoding. It allows whole tiles at common rates."""
 
 
 class CodedCell(NamedTuple):
-    """A cell of n positions and C channels as it was coded, flat arrays of n·C in coding order.
+    """A cell of n positions and C channels after coding, as flat arrays of n·C in coding order.
 
-    `segment` is the number by which the encoder knows it; `rounding`, (1, n, C), is what rounding took off its symbols:
-    ȳ − μ − symbol."""
+    `segment` is the number of the cell in the encoder. `rounding`, (1, n, C), is the part that rounding removed: ȳ − μ
+    − symbol."""
 
     segment: int
     cell: Cell
@@ -34,7 +34,7 @@ class CodedCell(NamedTuple):
 
 
 class Coding(NamedTuple):
-    """A latent as it was coded: the encoder, which makes the stream, the symbols of z, and ŷ."""
+    """A latent after coding: the encoder, which makes the stream, the symbols of z, and ŷ."""
 
     encoder: Encoder
     z_symbols: Tensor
@@ -44,7 +44,7 @@ class Coding(NamedTuple):
 class LatentCodec:
     """Codes latents with a model in exact arithmetic and its integer tables.
 
-    `quality` is always one that a stream can carry (agvae.quality)."""
+    `quality` is always one that a stream can store (agvae.quality)."""
 
     def __init__(self, model: AGVAE, tables: Tables):
         self.model, self.tables = model, tables
@@ -57,10 +57,10 @@ class LatentCodec:
         checksum: int = 0,
         observe: Callable[[CodedCell], None] | None = None,
     ) -> Coding:
-        """Code ȳ (1, M, H/16, W/16), with the symbols of z that h_a gives, or those given.
+        """Code ȳ (1, M, H/16, W/16), with the given symbols of z or else those of h_a.
 
-        ŷ takes the place of ȳ in `y_bar`, so that a large picture needs one latent less. `checksum` is that of what
-        comes before the stream; `observe` is called with each cell."""
+        ŷ overwrites ȳ in `y_bar`, so that a large picture needs one latent less. `checksum` covers everything before
+        the stream. `observe` is called with each cell."""
         encoder = Encoder(self.tables, checksum)
         if z_symbols is None:
             z_symbols = self._z_symbols(y_bar, quality)
@@ -74,7 +74,7 @@ class LatentCodec:
                 observe(CodedCell(segment, cell, coded, left, right, residuals - symbols))
             return symbols
 
-        y_hat = y_bar  # no row of ȳ is read again
+        y_hat = y_bar  # each row of ȳ is read only once
         for band in bands(self.model, z_symbols, quality):
             y_hat[:, :, band.rows] = self.model.encode(y_bar[:, :, band.rows], band, push)
         return Coding(encoder, z_symbols, y_hat)
@@ -109,7 +109,7 @@ class LatentCodec:
         return bits
 
     def least_bits(self, height: int, width: int) -> float:
-        """Fewest bits that the symbols of a z of `height` × `width`, and of its y, can take.
+        """The smallest number of bits for the symbols of a z of `height` × `width` and of its y.
 
         Even symbols that are nearly certain cost a little."""
         tables = self.tables
@@ -120,7 +120,7 @@ class LatentCodec:
         return (y + z) * height * width
 
     def scale_indices(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
-        """The coding tables' indices of the scales left and right of μ, flat uint8, in coding order."""
+        """Indices of the coding tables for the scales left and right of μ, flat uint8, in coding order."""
         left = scale_index(parameters.sigma_l, self.tables.scales).flatten().cpu().numpy()
         if parameters.sigma_r is parameters.sigma_l:
             return left, left

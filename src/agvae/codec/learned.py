@@ -1,4 +1,4 @@
-"""Learned bodies: from a picture's latent to the file that meets a target."""
+"""Learned bodies: from the latent of a picture to the file that meets a target."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +26,7 @@ class Latent(NamedTuple):
     y: Tensor
     picture: Picture
     z_symbols: Tensor | None = None
-    """Symbols of z (1, N, H/64, W/64) in place of those that h_a gives: of a latent that was refined."""
+    """Symbols of z (1, N, H/64, W/64) that replace those of h_a. A refined latent has them."""
 
 
 class LearnedEncoder:
@@ -38,16 +38,16 @@ class LearnedEncoder:
         self._last = self._model.last_quality * QUALITY_STEPS
 
     def meet(self, latent: Latent, header: Header, target: Target) -> bytes:
-        """The file that meets a target of `Codec.compress`. `header` is that of the picture, at any quality.
+        """The file that meets a target of `Codec.compress`. `header` is the header of the picture, at any quality.
 
-        Raises TargetError for a rate or metric out of range, and ValueError for a quality out of range."""
+        Raises TargetError if a rate or metric is out of range, and ValueError if a quality is."""
         if target.name == "quality":
             header = self._at(header, quality_to_fixed(target.value, self._model.last_quality))
             return bitstream.pack(header, self._code(latent, header).encoder.finish())
         return self._within(latent, header, target) if target.is_size else self._reaching(latent, header, target)
 
     def _within(self, latent: Latent, header: Header, target: Target) -> bytes:
-        """The file of at most the target's size, and at most 1 % less."""
+        """The file of at most the target size, and at most 1 % less."""
         rates = RateModel(self.latent_codec)
         guess = rates.guess(latent.y)
         measure = SampledRate.of(self.latent_codec, rates, latent.y, guess)
@@ -78,7 +78,7 @@ class LearnedEncoder:
         return SizeSearch(sizes, size, words, target.in_words).run()
 
     def _reaching(self, latent: Latent, header: Header, target: Target) -> bytes:
-        """The smallest file whose decoded picture has a metric of at least the target's."""
+        """The smallest file whose decoded picture has at least the metric of the target."""
         if target.name == "ms_ssim" and min(header.width, header.height) < metrics.MS_SSIM_SMALLEST_SIDE:
             raise TargetError(
                 f"MS-SSIM is not defined for a picture of {header.width}×{header.height}: five scales need sides "
@@ -107,10 +107,10 @@ class LearnedEncoder:
         z_symbols: Tensor | None = None,
         observe: Callable[[CodedCell], None] | None = None,
     ) -> Coding:
-        """Code a latent at the header's quality; the other arguments are those of `LatentCodec.encode`."""
+        """Code a latent at the quality of the header. The other arguments are those of `LatentCodec.encode`."""
         quality = quality_from_fixed(header.quality)
         y_bar = self._model.scale(latent.y, quality)
-        # Coding writes ŷ in the place of ȳ, which without gain is the latent's own.
+        # Coding overwrites ȳ with ŷ. Without gain, ȳ is the latent's own tensor.
         y_bar = y_bar.clone() if y_bar is latent.y else y_bar
         z_symbols = latent.z_symbols if z_symbols is None else z_symbols
         return self.latent_codec.encode(y_bar, quality, z_symbols, header.checksum, observe)

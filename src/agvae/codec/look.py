@@ -1,7 +1,7 @@
-"""A cheap look at a picture, before any network runs: whether a lossless file may be the better one.
+"""A cheap look at a picture, before any network runs: could a lossless file be better?
 
-Text, charts and patterns come out of a model trained on photographs larger than a lossless file of them, and worse. On
-photographs a lossless file need not even be tried, and this look costs a small part of the time.
+For text, charts and patterns, a model trained on photographs makes larger and worse files than a lossless codec. For
+photographs, a lossless file need not even be tried. This look takes a small part of the time.
 """
 
 import zlib
@@ -10,25 +10,25 @@ from typing import NamedTuple
 import numpy as np
 
 _SAMPLE = 2**14
-"""Fewest pixels of a sample; a smaller picture is taken whole, and always tried."""
+"""Smallest number of pixels in a sample. A smaller picture is used whole, and a lossless file is always tried."""
 _SHARE = 32
-"""A sample has one in so many pixels of a large picture."""
+"""For a large picture, the sample has one pixel in so many."""
 _BAND = 16
-"""Rows that are sampled together."""
+"""Number of rows that are sampled together."""
 
 _SMALLEST = 0.4
-"""A lossless file of a photograph takes at least this share of the estimate: 0.54 to 0.78 of it, as measured."""
+"""A lossless file of a photograph takes at least this share of the estimate. Measured: 0.54 to 0.78."""
 _DRAWN = 2.0
-"""Estimated bits per pixel of drawn pictures: a lossless file may take a hundredth of that."""
+"""Estimated bits per pixel of drawn pictures, of which a lossless file may take a hundredth."""
 
 _UNLIKE = 0.75
-"""Correlation of neighbours below which no photograph lies, but noise and fine patterns do."""
+"""No photograph has a lower correlation of neighbours than this, but noise and fine patterns do."""
 _LARGE = 1 / 8
-"""Share of the estimate that learned files of photographs stay below, but for the highest rates."""
+"""Learned files of photographs stay below this share of the estimate, except at the highest rates."""
 
 
 class Look(NamedTuple):
-    """lossless: the size of a lossless file in bytes, roughly. correlation: that of neighbouring pixels."""
+    """lossless: the size of a lossless file in bytes, roughly. correlation: the correlation of neighbouring pixels."""
 
     pixels: int
     lossless: float
@@ -38,7 +38,8 @@ class Look(NamedTuple):
     def at(cls, pixels: np.ndarray) -> "Look":
         """A look at some rows of (H, W, 3) uint8.
 
-        The size is that of a fast deflate of differences to the left neighbour, or of the pixels if that is less."""
+        The size is that of a fast deflate of the differences to the left neighbour, or of the pixels themselves if that
+        is smaller."""
         sample = _sample(pixels)
         shifted = np.roll(sample, 1, axis=1)
         size = min(len(zlib.compress(part.tobytes(), 1)) for part in (sample - shifted, sample))
@@ -46,16 +47,17 @@ class Look(NamedTuple):
         return cls(count, size * count / (sample.shape[0] * sample.shape[1]), _correlation(sample, shifted))
 
     def may_be_within(self, size: float) -> bool:
-        """Whether a lossless file of at most `size` bytes is likely enough for a trial."""
+        """Whether a lossless file of at most `size` bytes is likely enough to be worth a trial."""
         return _SMALLEST * self.lossless <= size or 8 * self.lossless / self.pixels < _DRAWN or self.pixels < _SAMPLE
 
     def doubts(self, size: int) -> bool:
-        """Whether the picture is such, or a learned file of `size` bytes so large, that it should be looked at."""
+        """Whether the decoded picture should be checked: because of the picture, or because a learned file of `size`
+        bytes is so large."""
         return self.correlation < _UNLIKE or size > _LARGE * self.lossless
 
 
 def _sample(pixels: np.ndarray) -> np.ndarray:
-    """Some bands of rows; of wide pictures their middle part."""
+    """Some bands of rows. For wide pictures, their middle part."""
     height, width = pixels.shape[:2]
     bands = max(1, max(_SAMPLE, height * width // _SHARE) // (width * _BAND))
     if bands * _BAND < height:
@@ -68,7 +70,7 @@ def _sample(pixels: np.ndarray) -> np.ndarray:
 
 
 def _correlation(sample: np.ndarray, shifted: np.ndarray) -> float:
-    """Of green at neighbouring columns; 1 where nothing varies."""
+    """Correlation of green at neighbouring columns. 1 if nothing varies."""
     green, left = (part[:, 1:, 1].astype(np.float32) for part in (sample, shifted))
     variance = green.var() if green.size else 0.0
     return float(1 - np.square(green - left).mean() / (2 * variance)) if variance > 0 else 1.0

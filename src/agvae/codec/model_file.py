@@ -1,7 +1,6 @@
 """Model files: weights, integer coding tables and configuration in one safetensors file.
 
-Reading one runs no code from it, and nothing is built before sizes and shapes are known to be those of its
-configuration.
+Reading a file runs no code from it. Nothing is built before all sizes and shapes are known to fit the configuration.
 """
 
 import hashlib
@@ -32,10 +31,10 @@ _INTEGER_MAX = 1024
 """Largest width, number of levels or blocks that a configuration may ask for."""
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-"""Types that weights may have: float64 may hold values that float32 does not."""
+"""Types that weights may have. float64 is not among them, because it can hold values that float32 cannot."""
 
 _SHORT = 120
-"""Most characters of a file's own words in an error message."""
+"""Largest number of characters from a file that an error message repeats."""
 
 
 class ModelError(ValueError):
@@ -44,7 +43,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Everything that coding needs: the model's configuration, weights and tables, and its facts (`agvae.facts`)."""
+    """Everything that coding needs: configuration, weights and tables of the model, and its facts (`agvae.facts`)."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
@@ -53,7 +52,7 @@ class ModelFile:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """4 bytes that a stream carries to name its model: of a SHA-256 over configuration, weights and tables."""
+        """The 4 bytes by which a stream names its model, from a SHA-256 over configuration, weights and tables."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -61,17 +60,17 @@ class ModelFile:
         return digest.digest()[:4]
 
     def build(self, device: str | torch.device = "cpu") -> AGVAE:
-        """The model in exact arithmetic, in evaluation mode and the memory format that convolutions like best.
+        """The model in exact arithmetic, in evaluation mode and in the memory format that suits convolutions best.
 
-        Raises ModelError if exact arithmetic cannot hold it."""
+        Raises ModelError if exact arithmetic cannot represent it."""
         return _exact(_assemble(self.config, self.weights)).to(device, memory_format=torch.channels_last)
 
     def build_float(self, device: str | torch.device = "cpu") -> AGVAE:
-        """The model as it was trained, in float32: it has gradients, but its parse is not exact."""
+        """The model as it was trained, in float32. It has gradients, but its parse is not exact."""
         return _assemble(self.config, self.weights).to(device, memory_format=torch.channels_last)
 
     def save(self, path: str | Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file completely or not at all."""
         info = {**self.info, "fingerprint": self.fingerprint.hex()}
         metadata = {"format": FORMAT, "model": self.config, "info": info}
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
@@ -84,13 +83,13 @@ class ModelFile:
 
 
 def from_model(model: AGVAE, info: dict[str, Any] | None = None, half: bool = False) -> ModelFile:
-    """A trained model made ready to code: its tables are built here. `half` stores the weights as float16.
+    """A trained model, ready to code. Its tables are built here. `half` stores the weights as float16.
 
-    Raises ModelError for weights that are not finite or that exact arithmetic cannot hold."""
+    Raises ModelError if weights are not finite, or if exact arithmetic cannot represent them."""
     dtype = torch.float16 if half else torch.float32
     weights = {name: w.detach().cpu().to(dtype) for name, w in model.state_dict().items()}
     if not all(w.isfinite().all() for w in weights.values()):
-        raise ModelError("the weights hold values that are not finite, or too large for float16")
+        raise ModelError("the weights contain values that are not finite or too large for float16")
     stored = _assemble(model.config, weights)
     _exact(stored)
     masses, offsets = stored.prior.pmf()
@@ -112,7 +111,7 @@ def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> AGVAE:
 
 
 class Checkpoint(NamedTuple):
-    """The model of a training checkpoint: configuration, weights (averaged ones where it has them) and facts."""
+    """The model of a training checkpoint: configuration, weights (averaged ones if there are any) and facts."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
@@ -129,16 +128,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         }
         weights = dict(weights)
         info = {"loss": checkpoint["hyper_parameters"].get("loss"), "steps": checkpoint["global_step"]}
-        info |= {"run": checkpoint["run"]} if "run" in checkpoint else {}  # older versions have no name for a run
+        info |= {"run": checkpoint["run"]} if "run" in checkpoint else {}  # older versions do not identify their run
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
-    except Exception as error:  # torch.load raises nearly anything on a foreign file
+    except Exception as error:  # torch.load raises almost anything on a foreign file
         raise ModelError(f"{path}: {_NO_CHECKPOINT}") from error
     return Checkpoint(config, weights, info)
 
 
 def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
-    """A training checkpoint's model made ready to code.
+    """The model of a training checkpoint, ready to code.
 
     Raises ModelError if the file is not a checkpoint of an AG-VAE model."""
     config, weights, info = read_checkpoint(path)
@@ -150,7 +149,7 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
     try:
         _check_integers(config, most_blocks=len(weights))
         expected = _skeleton(config)
-    except Exception as error:  # whatever a configuration that is none makes it raise
+    except Exception as error:  # an invalid configuration can raise almost anything
         raise ModelError(f"{path}: {_NO_CHECKPOINT}") from error
     _check_weights(path, expected, weights)
     try:
@@ -160,7 +159,7 @@ def from_checkpoint(path: str | Path, half: bool = False) -> ModelFile:
 
 
 def load(name_or_path: str | Path) -> ModelFile:
-    """Read a model file, or a model of the package by its name. Raises ModelError, which says what is wrong."""
+    """Read a model file, or an included model by its name. Raises ModelError, which says what is wrong."""
     path = shipped.path(str(name_or_path))
     if not path.is_file():
         path = Path(name_or_path)
@@ -172,12 +171,16 @@ def load(name_or_path: str | Path) -> ModelFile:
             metadata = json.loads((file.metadata() or {})["agvae"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         config, form, info = metadata["model"], metadata["format"], metadata.get("info", {})
-    except Exception as error:  # a stranger's file makes these libraries raise nearly anything
+    except Exception as error:  # on an untrusted file these libraries raise almost anything
         if path.suffix == ".ckpt":
-            raise ModelError(f"{path}: not a model file; `agvae export` makes one of a training checkpoint") from error
+            raise ModelError(
+                f"{path}: not a model file; `agvae export` turns a training checkpoint into one"
+            ) from error
         raise ModelError(f"{path}: not a model file of agvae ({_short(error)})") from error
     if form != FORMAT:
-        raise ModelError(f"{path}: a model file of format {_short(form)}; this program reads format {FORMAT}")
+        raise ModelError(
+            f"{path}: the model file has format {_short(form)}, but this version of agvae reads format {FORMAT}"
+        )
     weights, tables = (
         {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         for prefix in ("model.", "tables.")
@@ -188,32 +191,32 @@ def load(name_or_path: str | Path) -> ModelFile:
         checked = Tables.from_tensors(tables)
     except UntrustedError as error:
         raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # so does a configuration
-        raise ModelError(f"{path}: its configuration or tables are not sound ({_short(error)})") from error
+    except Exception as error:  # so does an invalid configuration
+        raise ModelError(f"{path}: its configuration or its tables are invalid ({_short(error)})") from error
     _check_weights(path, model, weights)
     if len(checked.z_offset) != model.N or checked.form != model.table_form:
-        raise ModelError(f"{path}: its tables are not those of its configuration")
+        raise ModelError(f"{path}: its coding tables do not fit its configuration")
     if not isinstance(info, dict):
         raise ModelError(f"{path}: the facts of its model must be a dictionary, not {_short(info)}")
-    # The fingerprint is a property of the rest.
+    # The fingerprint is computed from the rest.
     return ModelFile(config, weights, checked, {key: value for key, value in info.items() if key != "fingerprint"})
 
 
 def find(fingerprint: bytes) -> tuple[str, ModelFile] | None:
-    """The model of the package with this fingerprint, and its name. Only the model whose card states it is read."""
+    """The included model with this fingerprint, and its name. Only the model whose card states it is read."""
     card = shipped.card_of(fingerprint.hex())
     model = load(card.name) if card else None
     return (card.name, model) if card and model and model.fingerprint == fingerprint else None
 
 
 def _skeleton(config: dict[str, Any]) -> AGVAE:
-    """The model of a configuration: on "meta" nothing is drawn or allocated that weights would overwrite."""
+    """The model of a configuration. On "meta", nothing is drawn or allocated that the weights would overwrite."""
     with torch.device("meta"):
         return AGVAE.from_config(config)
 
 
 def _check_integers(config: Any, most_blocks: int) -> None:
-    """Raise for a width or count out of range: a model of 1,024 blocks takes seconds to build without its weights."""
+    """Raise if a width or count is out of range. Even without weights, building 1,024 blocks takes seconds."""
     for name, value in config.items():
         most = min(most_blocks, _INTEGER_MAX) if name == "blocks" else _INTEGER_MAX
         if isinstance(value, dict):
@@ -226,14 +229,14 @@ def _check_weights(path: str | Path, model: AGVAE, weights: dict[str, Tensor]) -
     expected = {name: w.shape for name, w in model.state_dict().items()}
     found = {name: getattr(w, "shape", None) for name, w in weights.items()}
     if wrong := [n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)]:
-        raise ModelError(f"{path}: weights are not those of its configuration ({_short(min(wrong, key=str))})")
+        raise ModelError(f"{path}: its weights do not fit its configuration ({_short(min(wrong, key=str))})")
     if not all(w.dtype in _DTYPES for w in weights.values()):
-        raise ModelError(f"{path}: weights must be one of {', '.join(map(str, _DTYPES))}")
+        raise ModelError(f"{path}: the type of its weights must be one of {', '.join(map(str, _DTYPES))}")
     if not all(w.isfinite().all() for w in weights.values()):
-        raise ModelError(f"{path}: its weights hold values that are not finite")
+        raise ModelError(f"{path}: its weights contain values that are not finite")
 
 
 def _short(found: Any) -> str:
-    """What a stranger's file holds, or made a library say: in one line, without control characters, not at length."""
+    """Text from an untrusted file, or from a library's error, in one short line without control characters."""
     text = str(found)[:_SHORT].strip() or type(found).__name__
     return "".join(c if c.isprintable() else " " for c in text)

@@ -1,4 +1,4 @@
-"""The codec that a command asks for: by a model's name or file, or by the file that it is to decode."""
+"""The codec that a command needs, from the name or file of a model, or from the file that it decodes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,8 @@ from agvae.errors import ConfigError, DataError
 def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
     """The codec of a shipped model, a .safetensors file, a folder of `Codec.save_pretrained` or a training checkpoint.
 
-    Raises ConfigError for a device that cannot be had or has no exact float64, and DataError for a model that cannot
-    be used."""
+    Raises ConfigError if the device is not available or has no exact float64, and DataError if the model cannot be
+    used."""
     _check_device(device)
     load: Callable[..., Codec]
     if name_or_path.endswith(".ckpt"):
@@ -29,21 +29,22 @@ def open_codec(name_or_path: str, device: str = "cpu") -> Codec:
 
 
 def codec_for(fingerprint: bytes, device: str = "cpu") -> Codec:
-    """The codec of the shipped model with the fingerprint that a file's header names.
+    """The codec of the shipped model with the fingerprint that the header of a file gives.
 
-    Raises ConfigError for a device as `open_codec` does, and BitstreamError if no shipped model has it."""
+    Raises ConfigError for a device as `open_codec` does, and BitstreamError if no shipped model has that fingerprint.
+    """
     _check_device(device)
     found = model_file.find(fingerprint)
     if found is None:
         raise BitstreamError(
-            f"made by the model {fingerprint.hex()}, which does not come with agvae; give its file with --model"
+            f"made by the model {fingerprint.hex()}, which is not included in agvae; pass its model file with --model"
         )
     name, model = found
     return Codec(model, name, device)
 
 
 def _check_device(device: str) -> None:
-    """Raise ConfigError for a device that cannot be had."""
+    """Raise ConfigError if the device is not available."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:

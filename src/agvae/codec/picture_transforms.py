@@ -11,19 +11,19 @@ from agvae.models.agvae import AGVAE
 from agvae.strides import STRIDE_Y, STRIDE_Z
 
 SMALL = 32 * 32
-"""Latents of a picture of 512², which is never worth dividing."""
+"""The latents of a picture of 512², which is never worth dividing into tiles."""
 
 Progress = Callable[[float], None]
-"""Is called with the share done."""
+"""Called with the share done."""
 
 
 def padded(*sides: int) -> tuple[int, ...]:
-    """Sides in pixels, rounded up to what the model takes."""
+    """Sides in pixels, rounded up to a size that the model accepts."""
     return tuple(side + -side % STRIDE_Z for side in sides)
 
 
 def analyze(model: AGVAE, pixels: np.ndarray, device: torch.device, progress: Progress | None = None) -> Tensor:
-    """y = g_a(x), (1, M, H/16, W/16), of a picture (h, w, 3) uint8, continued by its last pixels to H × W."""
+    """y = g_a(x), (1, M, H/16, W/16), of a picture (h, w, 3) uint8 whose last pixels are repeated up to H × W."""
     height, width = (side // STRIDE_Y for side in padded(*pixels.shape[:2]))
     y = torch.empty(1, model.M, height, width, device=device)
 
@@ -65,7 +65,7 @@ def synthesize(
 
 
 def _layout(model: AGVAE, network: str, height: int, width: int, device: torch.device) -> list[Tile]:
-    """Tiles for a latent of height × width; a small one is a tile of its own, before the network is measured."""
+    """Tiles for a latent of height × width. A small latent is one tile, and the network is not measured for it."""
     if height * width <= SMALL:
         return tiles(height, width, max(height, width), 0)
     halo = getattr(model.reach, network)

@@ -14,7 +14,8 @@ _TAGS = ("image-compression", "learned-image-compression", "variable-rate", "agv
 
 
 def save(model: ModelFile, folder: str | Path, name: str) -> None:
-    """Write the three files into `folder`, which is made if it is missing. model.safetensors is a whole model file."""
+    """Write the three files into `folder`, which is created if it is missing. model.safetensors is a complete model
+    file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -32,27 +33,28 @@ def save(model: ModelFile, folder: str | Path, name: str) -> None:
 def load(folder: str | Path) -> ModelFile:
     """Read a folder that `save` wrote. Raises ModelError, which says what is wrong.
 
-    model.safetensors holds all that coding needs; config.json must agree with it, so that nobody edits it in vain."""
+    model.safetensors holds everything that coding needs. config.json must agree with it, so that nobody edits it
+    without effect."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder}: must be a folder on this machine with {CONFIG} and {WEIGHTS}; download it first")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ModelError(f"{folder}: has no {name}; a model folder holds {CONFIG} and {WEIGHTS}")
+            raise ModelError(f"{folder}: has no {name}; a model folder must hold {CONFIG} and {WEIGHTS}")
     model = model_file.load(folder / WEIGHTS)
     try:
         config = json.loads((folder / CONFIG).read_text())["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / CONFIG}: must be the configuration of an agvae model ({error!r})") from error
     if config != model.config:
-        raise ModelError(f"{folder / CONFIG}: must describe the model in {WEIGHTS}, not another; copy both files again")
+        raise ModelError(f"{folder / CONFIG}: describes another model than {WEIGHTS} holds; copy both files again")
     return model
 
 
 def model_card(model: ModelFile, name: str) -> str:
-    """The README.md of a model: metadata as YAML, then the model in words and how to use it.
+    """The README.md of a model: metadata as YAML, then a description of the model and how to use it.
 
-    A model of the package has its licence and its figures there; nothing is known of the terms of others."""
+    For an included model it states licence and figures. The terms of other models are unknown."""
     known = next((card for card in shipped.cards() if _is_shipped(card.name, model)), None)
     metadata = ["library_name: agvae", "pipeline_tag: image-to-image"]
     if known:
@@ -86,7 +88,7 @@ def _is_shipped(name: str, model: ModelFile) -> bool:
 
 
 def _results(card: shipped.Card) -> str:
-    """A table of the model's curve on Kodak, empty where it was not measured."""
+    """A table of the model's curve on Kodak. Empty if it was not measured."""
     results = card.kodak.get("results")
     if not results:
         return ""

@@ -1,8 +1,8 @@
 """From a target, in bytes or in a metric, to the quality that meets it.
 
-Quality is a whole number of fixed-point steps, and both file size and metrics rise with it but for small dents. A
-search keeps a bracket of two qualities on either side of the target and divides it where the target should lie, so
-that a few trials are enough.
+Quality is a whole number of fixed-point steps. File size and metrics rise with it, except for small dents. A search
+keeps a bracket of two qualities, one on either side of the target, and divides it where the target should lie. A few
+trials are then enough.
 """
 
 import math
@@ -21,21 +21,21 @@ METRIC_SLACK = {"psnr": 0.05, "ms_ssim": 0.0005}
 """A metric may be this much above its target."""
 
 _AIM = 0.4
-"""Where in its slack a trial for a metric aims: the middle, a little to the safe side."""
+"""The aim of a trial for a metric, as a share of its slack: the middle, a little to the safe side."""
 
 _TRIALS = 6
-"""Trials after which the bracket is halved instead: the curve is not to be trusted."""
+"""After this many trials, the bracket is halved instead, because the curve cannot be trusted."""
 
 _NEAR = QUALITY_STEPS // 4
-"""Distance within which the symbols of z of one quality serve another as well as its own do."""
+"""Within this distance in quality, the symbols of z of one quality suit another quality as well as its own do."""
 
 
 class TargetError(ValueError):
-    """A target that this picture cannot have with this model; the message names the range that it can have."""
+    """A target that is out of reach for this picture and model. The message names the possible range."""
 
 
 class MetricError(TargetError):
-    """A metric that no learned file of this picture has: `smallest` is the smallest file, if even that has more."""
+    """No learned file has the metric. `smallest` is the smallest file, if even that exceeds the target."""
 
     def __init__(self, message: str, smallest: bytes | None):
         super().__init__(message)
@@ -43,10 +43,10 @@ class MetricError(TargetError):
 
 
 class Trial(NamedTuple):
-    """A picture coded for a rate: its file, and what it says of others.
+    """A picture coded for a rate: its file, and information about other qualities.
 
-    curve: the logarithm of the size, right but for a factor, at evenly spaced qualities from the lowest to the highest;
-    shorten: makes the file smaller by so many bytes or a few more."""
+    curve: the logarithm of the size at evenly spaced qualities from the lowest to the highest, except for a constant
+    factor. shorten: makes the file smaller by the given number of bytes, or by a few more."""
 
     file: bytes
     curve: np.ndarray
@@ -55,29 +55,29 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """How the sizes of one picture are found out. Qualities are in fixed point, from 0 to `last`."""
+    """How the search finds the sizes of one picture. Qualities are in fixed point, from 0 to `last`."""
 
     code: Callable[[int, int], Trial]
-    """A trial at a quality, with the symbols of z of another, its anchor, which is itself tried first: with those of
-    its own sizes would jump."""
+    """A trial at a quality with the symbols of z of another one, its anchor. The anchor itself is tried first. If each
+    quality used its own symbols of z, sizes would jump."""
     last: int
     guess: np.ndarray
-    """The logarithm of the size, about, at evenly spaced qualities."""
+    """The logarithm of the size, approximately, at evenly spaced qualities."""
     measure: Callable[[int], float] | None = None
-    """The logarithm of the size at a quality, more closely than by `guess` and cheaper than by `code`."""
+    """The logarithm of the size at a quality. It is closer than `guess` and cheaper than `code`."""
     savable: float = 0.0
-    """By what share of its size a file may be shortened."""
+    """The share of its size by which a file can be shortened."""
 
 
 class SizeSearch:
-    """The search for a file of at most `target` bytes, and at most 1 % less if the steps allow.
+    """The search for a file of at most `target` bytes, and at most 1 % less if the steps allow it.
 
-    The next trial is where the latest curve, made to agree with the nearest sizes on either side, meets the target."""
+    The next trial is where the latest curve, fitted to the nearest sizes on either side, meets the target."""
 
     def __init__(self, sizes: Sizes, target: int, words: Callable[[int], str] = "{} bytes".format, wanted: str = ""):
-        """`words` is a size as an error names it, `wanted` the target as it was given."""
+        """`words` formats a size for an error message, and `wanted` is the target as it was given."""
         self._sizes, self._target, self._words, self._wanted = sizes, target, words, wanted or words(target)
-        middle = target * (1 + (sizes.savable - RATE_SLACK) / 2)  # of what will do
+        middle = target * (1 + (sizes.savable - RATE_SLACK) / 2)  # of the accepted range
         self._prediction = _Prediction(sizes.guess, sizes.last, math.log(middle))
         self._fitting = b""
         self._renewals = 1
@@ -96,7 +96,7 @@ class SizeSearch:
         return self._fitting
 
     def _first(self) -> int:
-        """The quality of the first trial: by the guess, and by measures near it."""
+        """The quality of the first trial, from the guess and from measurements near it."""
         quality = self._prediction.best(-1, self._sizes.last + 1)
         measure = self._sizes.measure
         if measure is None:
@@ -109,14 +109,14 @@ class SizeSearch:
         return quality
 
     def _anchor_at(self, quality: int) -> None:
-        """Use the symbols of z of `quality` from now on. Sizes with those of another say nothing about these."""
+        """Use the symbols of z of `quality` from now on. Sizes with other symbols of z tell nothing about these."""
         self._anchor = quality
-        # With this anchor: a quality known to fit, one known not to, and the logarithms of all sizes.
+        # With this anchor: a quality that fits, one that does not, and the logarithms of all sizes.
         self._low, self._high = -1, self._sizes.last + 1
         self._known: dict[int, float] = {}
 
     def _try(self, quality: int) -> np.ndarray:
-        """Code at `quality`, keep the file if it is the best one so far, and return the trial's curve."""
+        """Code at `quality`, keep the file if it is the best one so far, and return the curve of the trial."""
         trial = self._sizes.code(quality, self._anchor)
         self._known[quality] = math.log(len(trial.file))
         excess = len(trial.file) - self._target
@@ -132,7 +132,7 @@ class SizeSearch:
         return trial.curve
 
     def _between(self, quality: int, curve: np.ndarray) -> int:
-        """The next quality inside the bracket, after one whose trial had this curve."""
+        """The next quality inside the bracket, after a trial that had this curve."""
         self._prediction.follow(curve)
         self._prediction.agree(self._neighbours(quality))
         found = self._prediction.best(self._low, self._high)
@@ -142,7 +142,7 @@ class SizeSearch:
             self._renewals -= 1
             measure = self._sizes.measure
             if measure:
-                # So far off that the slope had better be measured too.
+                # The trial was so far off that the slope should be measured too.
                 size = self._prediction.sizes[quality]
                 self._prediction.agree({quality: size, found: size + measure(found) - measure(quality)})
                 found = self._prediction.best(self._low, self._high)
@@ -150,23 +150,24 @@ class SizeSearch:
         return found
 
     def _neighbours(self, quality: int) -> dict[int, float]:
-        """The sizes that make a slope: those on either side of the target.
+        """The sizes that give a slope: those on either side of the target.
 
-        As long as all are on one side, the last one and one far enough from it, for sizes have small dents."""
+        While all sizes are on one side, it uses the last one and one far enough from it, because sizes have small
+        dents."""
         pair = [q for q in (self._low, self._high) if q in self._known]
         if len(pair) == 1:
             pair += [q for q in self._known if abs(q - quality) > self._sizes.last // 50][-1:]
         return {q: self._known[q] for q in pair}
 
     def _end(self) -> int | None:
-        """The next quality where no other is left in the bracket: an end of the range, with its own symbols of z."""
+        """The next quality if none is left inside the bracket: an end of the range, with its own symbols of z."""
         if self._low >= 0 and self._high <= self._sizes.last:
             return None
         quality = 0 if self._low < 0 else self._sizes.last
         if quality == self._anchor:
             sizes = (len(self._sizes.code(q, q).file) for q in (0, self._sizes.last))
             smallest, largest = map(self._words, sizes)
-            raise TargetError(f"{self._wanted} is out of range: this picture takes {smallest} to {largest}")
+            raise TargetError(f"{self._wanted} is out of range: this picture can have {smallest} to {largest}")
         if quality in self._ends:
             return None
         self._ends.add(quality)
@@ -175,7 +176,7 @@ class SizeSearch:
 
 
 class _Prediction:
-    """The logarithm of the size at every quality, and which quality is nearest to `aim` by it."""
+    """The predicted logarithm of the size at every quality, and the quality whose prediction is nearest to `aim`."""
 
     def __init__(self, guess: np.ndarray, last: int, aim: float):
         self._qualities, self._aim = np.arange(last + 1), aim
@@ -199,11 +200,11 @@ class _Prediction:
 def smallest_reaching(
     code: Callable[[int], tuple[bytes, float]], target: float, lasts: tuple[int, int], metric: str
 ) -> bytes:
-    """The file whose metric is at least `target`, and at most the metric's slack above if the steps allow.
+    """The file whose metric is at least `target`, and at most the metric's slack above it if the steps allow.
 
     `code` gives the file and the metric of a quality. `lasts` are the highest trained quality and the highest of all,
-    which is only tried where the former does not do. Raises MetricError if the target is above what the highest quality
-    gives, or more than the slack below what the lowest gives."""
+    which is tried only if the trained one is not enough. Raises MetricError if the target is above the metric of the
+    highest quality, or more than the slack below that of the lowest."""
     slack = METRIC_SLACK[metric]
     aim = target + _AIM * slack
     file_low, lowest = code(0)
@@ -220,7 +221,7 @@ def smallest_reaching(
         raise MetricError(words, file_low if target < lowest else None)
     bisect = False
     while at_high > target + slack and high - low > 1:
-        # A bisection every other time: the curve bends, and one end could stay for long.
+        # Bisect every other time: the curve bends, so one end of the bracket could stay for long.
         interpolated = low + round((high - low) * (aim - at_low) / (at_high - at_low))
         middle = (low + high) // 2 if bisect else min(max(interpolated, low + 1), high - 1)
         file, reached = code(middle)

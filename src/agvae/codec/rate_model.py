@@ -1,4 +1,4 @@
-"""The size of a picture's file at any quality, estimated from its latent, from a sample of it, or from one coding."""
+"""Estimates the size of a picture's file at any quality, from its latent, from a sample of it, or from one coding."""
 
 import math
 
@@ -12,20 +12,22 @@ from agvae.quality import QUALITY_STEPS, half_levels, quality_from_fixed
 from agvae.strides import Y_PER_Z
 
 _EXCESS = 0.8
-"""Logarithm of a file's size over that of the guess from y alone, about."""
+"""Logarithm of the ratio of a file's size to the guess from y alone, approximately."""
 
 _SAMPLED = 1024
-"""Positions of a sample of a large latent; a smaller latent is coded whole."""
+"""Number of positions in a sample of a large latent. A smaller latent is coded whole."""
 
 _BORDERS = 0.06
-"""Logarithm of what a sample's size gains, about, since none of its parts has its own neighbours."""
+"""Logarithm of the factor by which a sample is too large, approximately, because its parts lack their own neighbours.
+"""
 
 
 class RateModel:
-    """Sizes at all qualities, from how often each scale is used in each channel at one.
+    """Sizes at all qualities, from how often each scale is used in each channel at one quality.
 
-    Between qualities the scales of a channel change, very nearly, by the ratio of its gains; so do the entropies.
-    A curve is the logarithm of the size in bytes, at all levels, the extrapolated ones too, and half-way."""
+    Between qualities, the scales of a channel change almost exactly by the ratio of its gains, and the entropies
+    follow. A curve is the logarithm of the size in bytes at all levels, including the extrapolated ones, and half-way
+    between them."""
 
     def __init__(self, codec: LatentCodec):
         self._model, self._scales = codec.model, codec.tables.scales
@@ -38,11 +40,12 @@ class RateModel:
         self._entropy = (torch.special.entr(1 - edges[:, 0]) + 2 * torch.special.entr(-edges.diff() / 2).sum(1)).numpy()
 
     def count(self, coded: CodedCell) -> None:
-        """Count the scales of a cell, for the next `curve`."""
+        """Count the scales of a cell for the next `curve`."""
         self._count(coded.cell.channels, coded.left, coded.right)
 
     def curve(self, q_fixed: int) -> np.ndarray:
-        """The curve, right but for a factor, of the scales counted at a quality in fixed point; forget the counts."""
+        """The curve, except for a constant factor, from the scales counted at a quality in fixed point. Resets the
+        counts."""
         index = np.arange(self._counts.shape[1])
         qualities = torch.tensor(half_levels(self._model.last_quality + 1))
         gains = self._gain(qualities) / self._gain(quality_from_fixed(q_fixed))
@@ -53,10 +56,10 @@ class RateModel:
         return curve
 
     def guess(self, y: Tensor) -> np.ndarray:
-        """The curve, about, from y (1, M, h, w) before its gain alone.
+        """The approximate curve from y (1, M, h, w) before its gain alone.
 
-        As if each element's distance from its channel's mean were its scale. Right but for a factor, which depends more
-        on the model than on the picture."""
+        It uses the distance of each element from the mean of its channel as its scale. The curve is right except for a
+        factor, which depends more on the model than on the picture."""
         step = max(1, math.isqrt(y.shape[2] * y.shape[3] // 4096))
         part = y[0, :, ::step, ::step].flatten(1)
         q_fixed = (self._model.levels - 1) * QUALITY_STEPS // 2
@@ -65,7 +68,7 @@ class RateModel:
         return self.curve(q_fixed) + _EXCESS + math.log(y.numel() / part.numel() / 8)
 
     def _count(self, channels: slice, *indices: np.ndarray) -> None:
-        """Add scale indices, flat, each position's channels in order."""
+        """Add scale indices, flat, with the channels of each position in order."""
         part = self._counts[channels]
         offsets = np.arange(len(part)) * part.shape[1]
         for side in indices:
@@ -79,21 +82,21 @@ class RateModel:
 
 
 class SampledRate:
-    """The size of a large latent from the model's own rate for a sample of it."""
+    """The size of a large latent, from the model's own rate for a sample of it."""
 
     def __init__(self, codec: LatentCodec, part: Tensor, ratio: np.ndarray):
-        """`part` is the sample, `ratio` the curve of the whole less that of the sample."""
+        """`part` is the sample, and `ratio` the curve of the whole minus that of the sample."""
         self._codec, self._part, self._ratio = codec, part, ratio
 
     @classmethod
     def of(cls, codec: LatentCodec, rates: RateModel, y: Tensor, guess: np.ndarray) -> "SampledRate | None":
-        """For y (1, M, h, w), given the guess of its curve; None if y is too small to be sampled."""
+        """The sampled size for y (1, M, h, w), given the guess of its curve. None if y is too small to be sampled."""
         part = _sample(y)
-        # The sample's size by what y alone says of the whole and of it.
+        # Scales the sample's size by the ratio that y alone predicts between the whole and the sample.
         return None if part is None else cls(codec, part, guess - rates.guess(part) - _BORDERS)
 
     def __call__(self, q_fixed: int) -> float:
-        """The logarithm of the size in bytes, about, at a quality in fixed point."""
+        """The approximate logarithm of the size in bytes at a quality in fixed point."""
         quality = quality_from_fixed(q_fixed)
         bits = self._codec.bits(self._codec.model.scale(self._part, quality), quality).item()
         last = self._codec.model.last_quality * QUALITY_STEPS
@@ -101,9 +104,9 @@ class SampledRate:
 
 
 def _sample(y: Tensor) -> Tensor | None:
-    """Some thousand positions of y (1, M, h, w), at most a ninth, as a latent of its own; None if y has fewer.
+    """Some thousand positions of y (1, M, h, w), at most a ninth, as a latent of its own. None if y has fewer.
 
-    They are the places of single hyper-latents in rows and columns at regular distances."""
+    They are the areas of single hyper-latents, in rows and columns at regular distances."""
     height, width = y.shape[2:]
     if height * width < _SAMPLED:
         return None

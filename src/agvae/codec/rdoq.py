@@ -1,4 +1,4 @@
-"""Rate-distortion optimised quantisation: the last few bytes of a target, saved where they cost least quality."""
+"""Rate-distortion optimised quantisation: saves the last few bytes of a target where they cost least quality."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from agvae.entropy.tables import Tables
 from agvae.models.agvae import AGVAE
 
 _SHARE = 0.05
-"""Share of the bits of a context's last pass that may be saved. To lower the symbols that save most bits for their
-distortion costs no more quality than to code all at a lower rate as long as they are few."""
+"""Share of the bits of a context's last pass that may be saved. If few symbols are lowered, and only those that save
+most bits for their distortion, this costs no more quality than coding everything at a lower rate."""
 
 
 def savable_share(model: AGVAE) -> float:
@@ -18,19 +18,19 @@ def savable_share(model: AGVAE) -> float:
 
 
 class RDOQ:
-    """Symbols of a coding that can move a step towards zero with no effect on the others, and what each step saves."""
+    """Symbols of a coding that can move one step towards zero with no effect on others, and the saving of each step."""
 
     def __init__(self, tables: Tables):
         self._tables = tables
         self._offers: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def offer(self, coded: CodedCell) -> None:
-        """Take in a cell; only those of the last pass have symbols on which no others depend."""
+        """Add a cell. Only cells of the last pass have symbols on which no others depend."""
         if not coded.cell.last:
             return
         symbols = coded.symbols
         rounding = coded.rounding.flatten().cpu().numpy()
-        # What a step adds to the squared error of v = s + r is (v − s ± 1)² − (v − s)² = 1 + 2·r·sign(s); in 64ths, so
+        # A step adds (v − s ± 1)² − (v − s)² = 1 + 2·r·sign(s) to the squared error of v = s + r. In 64ths, so
         # that a float's last bits do not decide.
         added = np.rint(64 + 128 * rounding * np.sign(symbols))
         where = np.flatnonzero((symbols != 0) & (added < 64))
@@ -40,7 +40,7 @@ class RDOQ:
         self._offers.append((coded.segment, where[useful].astype(np.uint32), saved[useful], added[useful]))
 
     def lower(self, encoder: Encoder, bits: float) -> None:
-        """Lower, of what was offered, the symbols that save most for the error they add, until `bits` are saved."""
+        """Lower the offered symbols that save most bits for the error that they add, until `bits` are saved."""
         saved, added = (np.concatenate([offer[i] for offer in self._offers]) for i in (2, 3))
         order = np.argsort(-saved / added, kind="stable")
         taken = np.zeros(len(order), dtype=bool)

@@ -1,14 +1,14 @@
 """An encoder that searches: gradient descent on the latents of one picture, for a smaller file of the same quality.
 
-What g_a and h_a make of a picture in one pass is not the best that the decoder could be told. A refiner minimises
+The latents that g_a and h_a produce in one pass are not the best ones for the decoder. A refiner minimises
 
     J = R + λ(q) · pixels · D
 
-over ȳ and z̄ of the one picture, with R in bits and D and λ those of the model's training loss. Rounding is softened by
-stochastic Gumbel annealing (Yang, Bamler and Mandt, "Improving inference for neural image compression", NeurIPS 2020),
-in the coding order of the context, so that R is that of the symbols as the decoder will predict them. The networks are
-the float32 ones of training; format and decoder know nothing of it. docs/recipe.md has the measurements behind the
-constants.
+over ȳ and z̄ of the one picture, with R in bits, and D and λ those of the model's training loss. Rounding is softened
+by stochastic Gumbel annealing (Yang, Bamler and Mandt, "Improving inference for neural image compression", NeurIPS
+2020). It follows the coding order of the context, so that R is the rate of the symbols as the decoder will predict
+them. The networks are the float32 networks of training. The format and the decoder are not affected. docs/recipe.md has
+the measurements behind the constants.
 """
 
 import math
@@ -28,53 +28,53 @@ from agvae.models.coding_order import Cell, WholeFeatures
 from agvae.strides import STRIDE_Z, Y_PER_Z
 
 LADDERS = {"mse": (0.0003, 0.001, 0.003, 0.007, 0.03, 0.05), "msssim": (0.0006, 0.001, 0.003, 0.007, 0.03, 0.07)}
-"""λ from the lowest level to the highest where a model file does not say: the paper's, by the name of the loss."""
+"""λ from the lowest level to the highest if a model file does not state it: the paper's, by the name of the loss."""
 
 _RATE_Y, _RATE_Z, _EPSILON = 0.06, 0.08, 0.5
-"""Adam's rates, in quantiser steps, which fall to zero linearly, and its ε, in bits per quantiser step.
+"""Adam's learning rates, in quantiser steps, which fall linearly to zero, and its ε, in bits per quantiser step.
 
-Most elements are certain to be zero and have next to no gradient: a small ε would move them as far as all others."""
+Most elements are certain to be zero and have almost no gradient. A small ε would move them as far as all others."""
 
 _TEMPERATURES = (0.5, 0.2)
-"""First and last temperature of the annealing, which is geometric. Colder ends undo what was gained."""
+"""First and last temperature of the annealing, which is geometric. A colder end undoes part of the gain."""
 
 _HOPELESS = 7.0
-"""A symbol e^7 times less likely than its neighbour is never drawn. There are so many that a few would be, at each
-step, and would cost more bits than the picture has."""
+"""A symbol that is e^7 times less likely than its neighbour is never drawn. There are so many of these that a few would
+be drawn at each step, and would cost more bits than the picture has."""
 
 _LOOKS = 6
-"""Times that the true coding is looked at, at regular distances in the second half: the best one is kept."""
+"""How often the true coding is evaluated, at regular distances in the second half. The best one is kept."""
 
 _HALO = 2
-"""Width of the fixed surroundings of a tile, in hyper-latents: farther latents hardly change what is best."""
+"""Width of the fixed surroundings of a tile, in hyper-latents. More distant latents hardly change the optimum."""
 
 _EDGE = 1e-6
-"""Least distance from a whole number, and of a random number from 0 and 1: logarithms stay finite."""
+"""Smallest distance from a whole number, and of a random number from 0 and 1, so that logarithms stay finite."""
 
 _MEMORY = 4 * CPU_WORKSPACE
-"""Bytes that the tensors of one tile may take on a CPU: a backward pass needs all that went before."""
+"""Bytes that the tensors of one tile may take on a CPU. A backward pass needs all tensors of the forward pass."""
 
 _PER_PIXEL = 18
-"""Times `AGVAE.bytes_per_pixel` that forward and backward pass of g_s and the context take: 17 as measured."""
+"""Multiple of `AGVAE.bytes_per_pixel` that forward and backward pass of g_s and the context take. Measured: 17."""
 
 Saved = Callable[[float, float], None]
-"""Is called with the share done and the bits saved so far, at equal distortion as λ weighs it."""
+"""Called with the share done, and with the bits saved so far at equal distortion as λ weighs it."""
 
 _Soften = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 """Quantises values, given the probability of each whole number they could become."""
 
 
 class Latents(NamedTuple):
-    """What an encoder rounds: ȳ (1, M, H/16, W/16), and the symbols of z (1, N, H/64, W/64)."""
+    """The values that an encoder rounds: ȳ (1, M, H/16, W/16), and the symbols of z (1, N, H/64, W/64)."""
 
     y_bar: Tensor
     z_symbols: Tensor
 
 
 class Refiner:
-    """Searches for better latents of a picture with a model in its training form.
+    """Searches for better latents of a picture, with a model in its training form.
 
-    `info` is the model file's, whose `loss` names the distortion and the λ of each level. Raises ConfigError if it
+    `info` comes from the model file. Its `loss` names the distortion and the λ of each level. Raises ConfigError if it
     names none, or one that is neither mse nor msssim."""
 
     def __init__(self, model: AGVAE, info: dict[str, Any]):
@@ -85,14 +85,15 @@ class Refiner:
                 f"not {loss.get('name')}"
             )
         self.model = model.requires_grad_(False)
-        self.networks = model.context.networks()  # once, not at each step
+        self.networks = model.context.networks()  # built once, not at each step
         self.distortion_of_batch = _mse if loss["name"] == "mse" else _msssim
         self._log_lambdas = np.log(loss.get("lambdas") or loss.get("ladder") or LADDERS[loss["name"]])
 
     def lagrangian(self, quality: float) -> float:
-        """λ at `quality`: the levels' own, log-linear between them, and past the last one 4 times as much a level.
+        """λ at `quality`: that of the levels, log-linear between them, and multiplied by 4 for each level past the
+        last.
 
-        λ goes with the square of the gain, which doubles there."""
+        λ grows with the square of the gain, which doubles there."""
         last = self.model.levels - 1
         levels = np.linspace(0, last, len(self._log_lambdas))
         return math.exp(np.interp(quality, levels, self._log_lambdas)) * 4 ** max(0.0, quality - last)
@@ -107,10 +108,11 @@ class Refiner:
     def refine(
         self, pixels: np.ndarray, latents: Latents, quality: float, steps: int, progress: Saved | None = None
     ) -> Latents:
-        """Latents of a smaller J than `latents`, or these themselves, after `steps` steps for each part of the picture.
+        """Latents with a smaller J than `latents` after `steps` steps for each part of the picture, or `latents`
+        themselves.
 
-        `pixels` (H, W, 3) uint8. Large pictures go in tiles, each with its surroundings fixed. The same input gives the
-        same result on one machine."""
+        `pixels` is (H, W, 3) uint8. Large pictures are divided into tiles, each with fixed surroundings. The same input
+        gives the same result on one machine."""
         # The caller may be in inference mode, whose tensors have no gradient.
         with torch.inference_mode(False), torch.enable_grad():
             latents = Latents(*(v.clone() for v in latents))
@@ -130,13 +132,13 @@ class Refiner:
     def _refine_tile(
         self, pixels: np.ndarray, latents: Latents, tile: Tile, quality: float, steps: int, progress: Saved | None
     ) -> float:
-        """Put better latents in the tile's place, and return the bits they save."""
+        """Store better latents in the place of the tile, and return the bits that they save."""
         region = _Region(self, pixels, latents, tile, quality)
         y, z = region.start
         medians = self.model.prior.medians
         y, z = y.clone().requires_grad_(), (z + medians).requires_grad_()
         groups = [{"params": [y], "lr": _RATE_Y}, {"params": [z], "lr": _RATE_Z}]
-        # Adam's second moment remembers as much as there is: a longer memory would hold the noise of the hot start.
+        # Adam's second moment covers about as many steps as there are. A longer one would keep noise of the hot start.
         optimizer = torch.optim.Adam(groups, betas=(0.9, 1 - 1 / max(steps, 10)), eps=_EPSILON)
         decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / steps, total_iters=steps - 1)
         generator = torch.Generator(y.device).manual_seed(0)
@@ -161,7 +163,7 @@ class Refiner:
 
 
 class _Region:
-    """A tile and its surroundings: what a step reads, and J of it.
+    """A tile and its surroundings, which a step reads, and J of them.
 
     `own_y` and `own_z` are 1 at the tile's own latents, and 0 around them."""
 
@@ -172,7 +174,7 @@ class _Region:
             (..., *(slice(part.start * scale, part.stop * scale) for part in (rows, columns))) for scale in (1, Y_PER_Z)
         )
         self.start = Latents(latents.y_bar[self._y_place].clone(), latents.z_symbols[self._z_place].clone())
-        # Past its borders the picture is padding, which nobody sees.
+        # Outside its borders the picture is padding, which does not count.
         part = pixels[rows.start * STRIDE_Z : rows.stop * STRIDE_Z, columns.start * STRIDE_Z : columns.stop * STRIDE_Z]
         x = torch.from_numpy(np.ascontiguousarray(part)).to(latents.y_bar.device)
         self._x = x.permute(2, 0, 1)[None].float() / 255
@@ -186,7 +188,7 @@ class _Region:
         self.own_y = F.interpolate(self.own_z, scale_factor=Y_PER_Z)
 
     def cost(self, y_bar: Tensor, z_bar: Tensor, soften: _Soften, rounded: bool = False) -> Tensor:
-        """J, in bits, of latents quantised by `soften`; with `rounded` of the picture in 8 bits."""
+        """J, in bits, of latents quantised by `soften`. With `rounded`, of the picture in 8 bits."""
         model, medians = self._model, self._model.prior.medians
         z_hat = soften(z_bar - medians, lambda symbols: model.prior(symbols + medians)) + medians
         bits = [_bits(model.prior(z_hat))]
@@ -209,11 +211,11 @@ class _Region:
 
     @torch.no_grad()
     def true_cost(self, y_bar: Tensor, z_bar: Tensor) -> float:
-        """J as the file will have it."""
+        """J of the hard symbols, as the file will have it."""
         return self.cost(y_bar, z_bar, lambda values, _: values.round(), rounded=True).item()
 
     def write(self, best: Latents, latents: Latents) -> None:
-        """Put the tile's own part of `best` in its place in `latents`."""
+        """Copy the tile's own part of `best` to its place in `latents`."""
         for place, own, source, target in (
             (self._y_place, self.own_y, best.y_bar, latents.y_bar),
             (self._z_place, self.own_z, best.z_symbols, latents.z_symbols),
@@ -222,9 +224,10 @@ class _Region:
 
 
 def _annealed(temperature: float, generator: torch.Generator) -> _Soften:
-    """Stochastic rounding down or up, relaxed: the colder, the nearer to whole numbers and to the nearest of them.
+    """Relaxed stochastic rounding down or up. The colder it is, the closer the result is to whole numbers and to the
+    nearest one.
 
-    At the distance d from the lower number, up has the logit ℓ = (artanh(d) − artanh(1 − d)) / temperature; the result
+    At the distance d from the lower number, up has the logit ℓ = (artanh(d) − artanh(1 − d)) / temperature. The result
     is the lower number plus σ((ℓ + logistic noise) / temperature)."""
 
     def soften(values: Tensor, probability: Callable[[Tensor], Tensor]) -> Tensor:
@@ -257,7 +260,7 @@ def _mse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def _msssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """1000·(1 − MS-SSIM), of a picture continued by its last pixels where it is too small for five scales."""
+    """1000·(1 − MS-SSIM). A picture too small for five scales is extended by repeating its last pixels."""
     short = [max(0, MS_SSIM_SMALLEST_SIDE - side) for side in x.shape[2:]]
     if any(short):
         x_hat, x = (F.pad(v, (0, short[1], 0, short[0]), mode="replicate") for v in (x_hat, x))

@@ -1,7 +1,7 @@
-"""Running a network in tiles whose results join to what it gives for the whole.
+"""Running a network in tiles whose results join to the result for the whole.
 
-A tile is run with a halo as wide as the network's reach, so that what is kept of its output has seen every input that
-it would have seen in one run; at the borders of the picture the network pads with zeros, in tiles as in one run.
+A tile is run with a halo as wide as the network's reach, so the part of its output that is kept has read every input
+that one run would have read. At the borders of the picture the network pads with zeros, in tiles as in one run.
 """
 
 import math
@@ -17,7 +17,7 @@ CPU_WORKSPACE = 400 * 2**20
 
 
 class Tile(NamedTuple):
-    """A tile and the part of the map that its run reads, both half-open, in units of the coarser side."""
+    """A tile, and the part of the map that its run reads. Both are half-open, in units of the coarser side."""
 
     top: int
     left: int
@@ -26,7 +26,7 @@ class Tile(NamedTuple):
     read: tuple[slice, slice]
 
     def crop(self, output: Tensor, scale: int) -> Tensor:
-        """The tile's own part of a run's output, whose resolution is `scale` per unit."""
+        """The tile's own part of the output of a run, whose resolution is `scale` per unit."""
         rows, columns = self.read
         return output[
             ...,
@@ -38,7 +38,7 @@ class Tile(NamedTuple):
 def tiles(height: int, width: int, side: int, halo: int) -> list[Tile]:
     """Tiles of at most `side`² units that cover a map of height × width units, in raster order.
 
-    It is one tile where that takes no more than a tile with its halos."""
+    If the whole map takes no more than a tile with its halos, it is one tile."""
     if height * width <= (side + 2 * halo) ** 2:
         side = max(height, width)
     return [
@@ -58,13 +58,13 @@ def tiles(height: int, width: int, side: int, halo: int) -> list[Tile]:
 
 
 def tile_side(bytes_per_unit: float, halo: int, device: torch.device, memory: float = math.inf) -> int:
-    """Side of a tile, in units, whose run takes the memory there is for it, but at least as wide as its halos.
+    """Side of a tile, in units, whose run fits into the available memory, but at least as wide as its halos.
 
-    It takes no more than `memory` bytes if such a tile does not."""
+    It takes no more than `memory` bytes if such a tile allows it."""
     workspace = CPU_WORKSPACE
     if device.type == "cuda":
-        # Kernels there take some four times as much: their normalisations are not done in place.
-        # What PyTorch keeps for itself is free as well. Beyond 4 GiB maps of 2³¹ elements come, which cuDNN is slow at.
+        # Kernels there take about four times as much, because their normalisations do not work in place.
+        # Memory that PyTorch holds back is free as well. Beyond 4 GiB, maps reach 2³¹ elements, at which cuDNN is slow.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         workspace = min((torch.cuda.mem_get_info(device)[0] + kept) // 8, 4 * 2**30)
     return max(2 * halo, int((min(workspace, memory) / bytes_per_unit) ** 0.5) - 2 * halo, 4)
@@ -78,7 +78,8 @@ def run_in_tiles(
     out_scale: int,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """For each tile give what `read` returns for its rows and columns to `network`, and `write` its part of the output.
+    """For each tile, pass the result of `read` for its rows and columns to `network`, and its part of the output to
+    `write`.
 
     The output has `out_scale` elements per unit and side. `progress` gets the share done after each tile."""
     for done, tile in enumerate(layout, 1):

@@ -27,7 +27,7 @@ def sample_folder() -> Path:
     """Where scikit-image keeps its pictures; raises DataError if it is not installed."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("data=sample needs scikit-image, which ships the photos: pip install scikit-image")
+        raise DataError("data=sample uses the photos of scikit-image, which is not installed: pip install scikit-image")
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
@@ -37,7 +37,7 @@ def sample_photos(names: tuple[str, ...], folder: Path | None = None) -> list[Pa
     paths = [folder / name for name in names]
     if missing := [path.name for path in paths if not path.is_file()]:
         raise DataError(
-            f"the installed scikit-image ships no {', '.join(missing)} in {folder}: install the version of "
+            f"the installed scikit-image has no {', '.join(missing)} in {folder}: install the version of "
             "constraints.txt, or train on your own pictures with data=folder data.root=DIR"
         )
     return paths

@@ -58,7 +58,7 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         if config.layout in ("kodak", "tecnick"):
             raise ConfigError(
-                f"data={config.layout} is for evaluation only: train with data=sample or data=folder data.root=DIR"
+                f"data={config.layout} is only for evaluation: to train, use data=sample or data=folder data.root=DIR"
             )
         self.config = config
         self.seed = seed
@@ -92,7 +92,7 @@ class ImageDataModule(LightningDataModule):
         _report(f"are {too_small}", small, len(train))
         if not large:
             raise DataError(
-                f"{self._where()} holds no image to train on: {len(files.train)} files, "
+                f"{self._where()} has no image to train on: {len(files.train)} files, "
                 f"{len(headers.unreadable)} unreadable, {len(small)} {too_small}; "
                 + ("set a smaller data.patch_size" if small else "check data.root")
             )
@@ -112,7 +112,7 @@ class ImageDataModule(LightningDataModule):
         _report(f"are {too_small}", small, int((~held_out).sum()))
         rows = np.flatnonzero(~held_out & large)
         if not len(rows):
-            raise DataError(f"{root} holds no image to train on: {len(index.name)} images, {len(small)} {too_small}")
+            raise DataError(f"{root} has no image to train on: {len(index.name)} images, {len(small)} {too_small}")
         pictures = self._held_out(
             ShardImages(root, index, np.flatnonzero(held_out))
             if config.val_root is None
@@ -126,7 +126,7 @@ class ImageDataModule(LightningDataModule):
         _report("cannot be validated on", pictures.skipped, len(images.paths))
         if not pictures:
             raise DataError(
-                f"no held-out image can be used, of {len(images.paths)}: set data.val_root to a folder of "
+                f"none of the {len(images.paths)} held-out images can be used: set data.val_root to a folder of "
                 f"pictures of at least {STRIDE_Z}×{STRIDE_Z}"
             )
         return pictures
@@ -176,8 +176,8 @@ class ImageDataModule(LightningDataModule):
         chosen = hold_out(keys, self.config.val_share)
         if len(train) == 1:
             raise DataError(
-                f"{self._where()} holds a single image that can be read, but one is held out: add more, or "
-                "give data.val_root=DIR as well"
+                f"{self._where()} has only one readable image, which is held out for validation: add more, or "
+                "set data.val_root=DIR"
             )
         kept = [path for path, out in zip(train, chosen, strict=True) if not out]
         return kept, [path for path, out in zip(train, chosen, strict=True) if out]
@@ -190,13 +190,13 @@ class ImageDataModule(LightningDataModule):
             try:
                 return DiskImages(paths, config.cache_dir)
             except OSError as error:
-                _say("data.cache=disk cannot be used, images are decoded anew for every patch: %s", error)
+                _say("data.cache=disk cannot be used, so images are decoded again for every patch: %s", error)
                 return FileImages(paths)
         gib = sum(3 * height * width for height, width in sizes) / 2**30
         if gib > config.cache_gib:
             _say(
-                "decoded, the %d training images take %.1f GiB, more than data.cache_gib=%g: "
-                "they are decoded anew for every patch",
+                "the %d training images take %.1f GiB when decoded, more than data.cache_gib=%g: "
+                "each is decoded again for every patch; raise data.cache_gib, or use data.cache=disk",
                 len(paths),
                 gib,
                 config.cache_gib,
@@ -243,7 +243,7 @@ class _ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, str]) -> None:
         if state["images"] != self.dataset.fingerprint:
-            _say("the training images are not those of the checkpoint: the run goes on, with other samples")
+            _say("the training images differ from those of the checkpoint: the run continues with other samples")
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

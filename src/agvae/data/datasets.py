@@ -165,7 +165,7 @@ class Patches(Dataset):
                 return index, image
         raise DataError(
             f"none of the {len(self)} training images can be read ({self.images.paths[0]}, …): "
-            "check that the disk is there and the files are whole"
+            "check that the disk is mounted and that the files are whole"
         )
 
     def _read(self, index: int) -> np.ndarray | Tensor | None:
@@ -174,7 +174,7 @@ class Patches(Dataset):
         try:
             image = self.images[index]
             if min(image.shape[:2]) < self.patch_size:
-                raise ImageError(f"{self.images.paths[index]}: has become smaller than {self.patch_size}")
+                raise ImageError(f"{self.images.paths[index]}: is now smaller than data.patch_size={self.patch_size}")
         except ImageError as error:
             self.unreadable[index] = True
             count = int(self.unreadable.sum())

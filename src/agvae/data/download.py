@@ -56,7 +56,7 @@ def download(folder: Path, sums: Mapping[str, str], base_url: str) -> None:
         if not path.exists():
             _fetch(f"{base_url}/{name}", path, expected)
         elif _sha256(path) != expected:
-            raise DataError(f"{path} is not the published file (its SHA-256 differs): remove it to fetch it anew")
+            raise DataError(f"{path} differs from the published file (by its SHA-256): remove it to fetch it again")
 
 
 def _fetch(url: str, path: Path, expected: str) -> None:
@@ -66,7 +66,7 @@ def _fetch(url: str, path: Path, expected: str) -> None:
             while block := response.read(1 << 20):
                 file.write(block)
         if (found := _sha256(Path(aside))) != expected:
-            raise DataError(f"{url} gave a file with SHA-256 {found} instead of {expected}: nothing was kept")
+            raise DataError(f"{url} returned a file with SHA-256 {found} instead of {expected}; it was not kept")
         os.chmod(aside, 0o644)  # mkstemp makes files that only their owner may read
         os.replace(aside, path)
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:

@@ -51,7 +51,7 @@ def list_images(root: str | Path) -> list[Path]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder: data.root and data.val_root name folders of images")
+        raise DataError(f"{root} is not a folder: data.root and data.val_root must be folders of images")
     found: list[Path] = []
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
@@ -86,7 +86,7 @@ def find_files(config: DataConfig) -> Files:
     if config.download and config.layout != "kodak":
         where = WHERE_TO_GET.get(config.layout)
         hint = f": get it from {where}, and unpack it into data.root" if where else ""
-        raise ConfigError(f"data.download=true is for data=kodak alone, not for data={config.layout}{hint}")
+        raise ConfigError(f"data.download=true works only with data=kodak, not with data={config.layout}{hint}")
     try:
         layout = extensions.find("layout", config.layout, LAYOUTS)
     except ValueError as error:
@@ -110,7 +110,7 @@ def evaluation_images(config: Mapping[str, Any]) -> tuple[str, list[Path]]:
     checked = DataConfig.from_dict(config)
     images = find_files(checked).evaluate
     if not images:
-        raise DataError(f"{checked.root} holds no images to evaluate on (sought: {', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{checked.root} has no images to evaluate on (looked for {', '.join(sorted(SUFFIXES))})")
     return data_name(checked), images
 
 
@@ -179,7 +179,7 @@ def _kodak(config: DataConfig) -> Files:
         lacking = f"{root} lacks {len(missing)} of Kodak's 24 images ({missing[0]} first)"
         if len(missing) == len(KODAK_SHA256):
             raise DataError(f"{lacking}: add data.download=true to fetch them")
-        log.warning("%s: results are over the others; data.download=true fetches what is missing", lacking)
+        log.warning("%s: the results cover the others; data.download=true fetches the missing files", lacking)
     return Files(None, None, [found[name] for name in KODAK_SHA256 if name in found])
 
 
@@ -194,7 +194,9 @@ def _tecnick(config: DataConfig) -> Files:
 
 
 def _shards(config: DataConfig) -> Files:
-    raise ConfigError("data=shards is for training: evaluate on a folder of pictures, with data=folder data.root=DIR")
+    raise ConfigError(
+        "data=shards is only for training: to evaluate, use a folder of pictures, data=folder data.root=DIR"
+    )
 
 
 def _both_sides(config: DataConfig, train: list[Path], held_out: list[Path], sought: str) -> Files:
@@ -205,7 +207,7 @@ def _both_sides(config: DataConfig, train: list[Path], held_out: list[Path], sou
 
 def _missing(config: DataConfig, sought: str) -> DataError:
     return DataError(
-        f"{config.root} is not laid out as data={config.layout} expects (sought: {sought}): "
+        f"{config.root} does not have the layout of data={config.layout} (looked for {sought}): "
         f"get it from {WHERE_TO_GET[config.layout]}, or use data=folder"
     )
 

@@ -52,12 +52,14 @@ def write_shards(folder: Path, out: Path, shard_bytes: int, seed: int = 0) -> tu
     read or written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not an empty folder: name a new one, or empty it if sharding was broken off there")
+        raise ConfigError(
+            f"{out} is not an empty folder: choose a new one, or empty it if an earlier `agvae shard` was interrupted"
+        )
     if not folder.is_dir():
         raise DataError(f"{folder}: must be a folder of pictures")
     headers = read_headers(list_images(folder))
     if not headers.paths:
-        raise DataError(f"{folder} holds no image that can be read")
+        raise DataError(f"{folder} has no image that can be read")
     out.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(seed).permutation(len(headers.paths))
     rows: list[tuple] = []
@@ -104,7 +106,9 @@ def read_index(root: str) -> ShardIndex:
         with np.load(content, allow_pickle=False) as stored:
             return ShardIndex(**stored)
     except FileNotFoundError:
-        raise DataError(f"{root} holds no {INDEX}: make shards of a folder with `agvae shard FOLDER {root}`") from None
+        raise DataError(
+            f"{root} has no {INDEX}: to make shards from a folder, run `agvae shard FOLDER {root}`"
+        ) from None
     except ImportError as error:  # fsspec names the package that knows this kind of address
         raise DataError(f"{root}: {error}") from error
     except Exception as error:  # whatever a store or a damaged file makes them raise

@@ -62,7 +62,7 @@ def _told(handler: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[U
             yield from handler(self, *args)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                error = MemoryError("there is not enough memory for this picture; choose a smaller one")
+                error = MemoryError("not enough memory for this picture; choose a smaller one")
             elif isinstance(error, RuntimeError):
                 raise
             yield {self.notice: _notice(str(error))}

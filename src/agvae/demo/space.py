@@ -66,7 +66,7 @@ def write_space(folder: str | Path, model: str, max_pixels: int) -> None:
     Raises ConfigError if the folder holds anything, and DataError for a model that cannot be used."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: must be a new or empty folder; choose another for --space")
+        raise ConfigError(f"{folder}: is not empty; choose a new or empty folder for --space")
     start = repr(model)
     codec = open_codec(model)
     shutil.copytree(_PACKAGE, folder / "agvae", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))

@@ -104,11 +104,11 @@ class Decoder:
     def __init__(self, tables: Tables, data: bytes, checksum: int = 0):
         """`checksum` as the encoder had it; raises CodingError if `data` cannot be the start of a stream."""
         if len(data) < 5:
-            raise CodingError(f"a stream of {len(data)} bytes, where the shortest has 5")
+            raise CodingError(f"the stream has {len(data)} bytes, but the shortest possible has 5")
         width = 5 + (len(data) - 5) % 4
         head = int.from_bytes(data[:width], "little")
         if head < 1 << 8 * (width - 1):
-            raise CodingError("the stream's first state is not one that a coder writes")
+            raise CodingError("the first state of the stream is one that no encoder writes")
         self._tables = tables
         words = np.frombuffer(data[width:], dtype="<u4")
         self._words = np.concatenate([words, np.zeros(kernels.WORDS_PER_SYMBOL, "<u4")]).astype(np.uint32)
@@ -136,9 +136,9 @@ class Decoder:
     def finish(self):
         """Raises CodingError unless the stream ends here and its checksum is that of the symbols read."""
         if int(self._state[1]) != len(self._words) - kernels.WORDS_PER_SYMBOL:
-            raise CodingError("the stream goes on after its last symbol")
+            raise CodingError("the stream continues after its last symbol")
         if int(self._state[0]) != int(kernels.LOWEST) | self._checksum:
-            raise CodingError("the checksum is not that of the symbols")
+            raise CodingError("the checksum does not match the symbols")
 
 
 def savings_y(tables: Tables, symbols: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -188,7 +188,7 @@ def _checked_symbols(symbols: np.ndarray, ndim: int) -> np.ndarray:
 def _checked_z(tables: Tables, symbols: np.ndarray) -> np.ndarray:
     symbols = _checked_symbols(symbols, 2)
     if len(symbols) != len(tables.z_offset):
-        raise ValueError(f"{len(symbols)} channels of z, where the tables have {len(tables.z_offset)}")
+        raise ValueError(f"z must have the {len(tables.z_offset)} channels of the tables, not {len(symbols)}")
     return symbols
 
 

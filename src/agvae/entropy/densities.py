@@ -60,7 +60,7 @@ def likelihood(
     tensor([0.3829, 0.2417])
     """
     if form not in ASYMMETRIC_FORMS:
-        raise ValueError(f"form is {' or '.join(ASYMMETRIC_FORMS)}, not {form!r}")
+        raise ValueError(f"form must be {' or '.join(ASYMMETRIC_FORMS)}, not {form!r}")
     with torch.autocast(y_hat.device.type, enabled=False):
         x, sigma_l, sigma_r = (v if v.dtype == torch.float64 else v.float() for v in (y_hat - mu, sigma_l, sigma_r))
         low, high = x - 0.5, x + 0.5

@@ -156,7 +156,7 @@ def build_tables(
     of channel c's symbols z_offset[c], z_offset[c] + 1, … (round(z − median)); what they lack of 1 is the escape's.
     """
     if form not in FORMS:
-        raise ValueError(f"form is {form!r}, not one of {', '.join(FORMS)}")
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
     if scales is None:
         scales = scale_grid(lowest=scale_min(tail))
     magnitude, magnitude_start = _concatenate([_cumulate(_magnitude_pmf(sigma, tail)) for sigma in scales])
@@ -182,7 +182,7 @@ def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
     pmf = np.asarray(pmf, dtype=np.float64)
     n = pmf.shape[-1]
     if n > TOTAL or not np.isfinite(pmf).all() or (pmf < 0).any() or (pmf.sum(-1) <= 0).any():
-        raise ValueError(f"no probability masses, or more than {TOTAL} of them")
+        raise ValueError(f"a table needs 1 to {TOTAL} probability masses, not {n}")
     shape, pmf = pmf.shape, pmf.reshape(-1, n)
     pmf = pmf / pmf.sum(-1, keepdims=True)
     freq = np.maximum(1, np.floor(pmf * (TOTAL - n)).astype(np.int64))

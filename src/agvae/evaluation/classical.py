@@ -60,8 +60,8 @@ def at_rate(codec: ClassicalCodec, image: Image.Image | np.ndarray, bpp: float) 
             high, smallest = middle, len(data)
     if best is None:
         raise TargetError(
-            f"{bpp:g} bpp is out of range: {codec.name} takes "
-            f"{bits_per_pixel(smallest, *picture.size):.4f} bpp at least for this picture"
+            f"{bpp:g} bpp is out of range: {codec.name} needs at least "
+            f"{bits_per_pixel(smallest, *picture.size):.4f} bpp for this picture"
         )
     data, quality = best
     return Coded(np.array(codec.decode(data)), bits_per_pixel(len(data), *picture.size), quality)

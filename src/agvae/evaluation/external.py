@@ -47,7 +47,9 @@ class ExternalCodec(ABC):
         self.settings = settings or {}
         limit = self.settings.get("timeout")
         if limit is not None and not (isinstance(limit, int | float) and limit > 0):
-            raise ConfigError(f"programs.timeout={limit} is no number of seconds; null is no limit")
+            raise ConfigError(
+                f"programs.timeout must be a number of seconds above 0, or null for no limit, not {limit}"
+            )
         self._paths = {program: self._find(program) for program in self.programs}
 
     def encode(self, image: Image.Image, quality: float) -> bytes:
@@ -73,7 +75,7 @@ class ExternalCodec(ABC):
         if found := next(filter(None, map(shutil.which, names)), None):
             return Path(found).absolute()
         if configured:
-            raise ConfigError(f"programs.{program}={configured} is no program that can be run")
+            raise ConfigError(f"programs.{program} must be the path of an executable program, not {configured}")
         raise MissingCodecError(
             f"{self.name} needs the program {program}: get {self.source}, then put it on PATH "
             f"or set programs.{program}=PATH"
@@ -89,7 +91,7 @@ class ExternalCodec(ABC):
             )
         except subprocess.TimeoutExpired:
             raise CodecError(
-                f"{self.name}: {program} was stopped after {limit:g} s; programs.timeout=SECONDS allows more"
+                f"{self.name}: {program} was stopped after {limit:g} s; set a higher programs.timeout to allow more"
             ) from None
         except OSError as error:
             raise CodecError(f"{self.name}: {program} cannot be run: {error}") from error
@@ -131,7 +133,9 @@ class _RawVideoCodec(ExternalCodec):
     def _encode(self, image: Image.Image, qp: int, folder: Path) -> bytes:
         source, coded = folder / "source.yuv", folder / "coded.bin"
         if max(image.size) >= 2**16:
-            raise CodecError(f"{self.name}: {image.width} × {image.height} pixels are more than it takes")
+            raise CodecError(
+                f"{self.name}: {image.width}×{image.height} pixels exceed its limit of {2**16 - 1} on a side"
+            )
         planes = self._planes(rgb_to_ycbcr(np.asarray(image), _BITS))
         source.write_bytes(b"".join(plane.astype("<u2").tobytes() for plane in planes))
         height, width = planes[0].shape
@@ -145,7 +149,7 @@ class _RawVideoCodec(ExternalCodec):
         shapes = self._shapes(width, height)
         ends = np.cumsum([rows * columns for rows, columns in shapes])
         if len(raw) != 2 * ends[-1]:
-            raise CodecError(f"{self.name}: the decoder wrote {len(raw)} bytes, and {2 * ends[-1]} are expected")
+            raise CodecError(f"{self.name}: the decoder wrote {len(raw)} bytes instead of {2 * ends[-1]}")
         parts = np.split(np.frombuffer(raw, "<u2"), ends[:-1])
         planes = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
         return Image.fromarray(ycbcr_to_rgb(self._joined(planes)[:height, :width], _BITS))
@@ -191,11 +195,11 @@ class VTMCodec(_RawVideoCodec):
         if configured := self.settings.get("vtm_config"):
             if Path(configured).is_file():
                 return Path(configured).absolute()
-            raise ConfigError(f"programs.vtm_config={configured} is no file")
+            raise ConfigError(f"programs.vtm_config must be the path of {name}, and there is no file {configured}")
         places = [folder / "cfg" / name for folder in self._paths["EncoderApp"].resolve().parents]
         if found := next(filter(Path.is_file, places), None):
             return found
-        raise MissingCodecError(f"vtm needs {name} of VTM's sources: set programs.vtm_config=PATH")
+        raise MissingCodecError(f"vtm needs the file {name} from the sources of VTM: set programs.vtm_config=PATH")
 
     def _run_encoder(self, source: Path, coded: Path, width: int, height: int, qp: int) -> bytes:
         files = ["-c", self._config, "-i", source, "-b", coded]
@@ -264,8 +268,8 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
     own = extensions.IMPORT_PATH.fullmatch(name)
     if not own and name not in extensions.names("codec"):
         raise ConfigError(
-            f"codecs: no codec is called {name}; there are {', '.join(CODEC_NAMES)} and {PREFIX}…, "
-            "or package.module:name of your own"
+            f"codecs must be among {', '.join(CODEC_NAMES)}, {PREFIX}…, or package.module:name for one of your "
+            f"own, not {name}"
         )
     try:
         if own:

@@ -52,7 +52,7 @@ class PeerCodec:
     def encode(self, image: Image.Image, quality: float) -> bytes:
         """The whole file of an RGB image."""
         if max(image.size) >= 2**16:
-            raise DataError(f"{self.name}: {image.width} × {image.height} pixels are more than its header can hold")
+            raise DataError(f"{self.name}: {image.width}×{image.height} pixels are more than its header can hold")
         fixed = round(quality * QUALITY_STEPS)
         model, arguments = self._at(quality_from_fixed(fixed))
         x = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
@@ -132,7 +132,9 @@ def _trained_here(path: str) -> dict[float, PeerModel]:
     except ModelError as error:
         raise DataError(str(error)) from error
     if not is_peer(config):
-        raise DataError(f"{path}: must be a checkpoint of model=compressai, not of AG-VAE: give it as checkpoint=")
+        raise DataError(
+            f"{path}: must be a checkpoint of model=compressai, but is one of AG-VAE; evaluate it with checkpoint="
+        )
     model = PeerModel(**config)
     model.load_state_dict(weights)
     return dict.fromkeys(_qualities(model.eval(), None) if model.variable else [config["quality"]], model)

@@ -194,7 +194,7 @@ def _rising_points(curve: Curve, metric: str, name: str) -> tuple[np.ndarray, np
     if not points:
         raise ValueError(f"{name} has no {metric}")
     if len(points) == 1:
-        raise ValueError(f"{name} has one point, and a curve needs two")
+        raise ValueError(f"{name} has one point, but a curve needs two")
     rate, db = np.array(sorted(points)).T
     falls = np.flatnonzero((np.diff(db) <= 0) | (np.diff(rate) <= 0))
     if falls.size:

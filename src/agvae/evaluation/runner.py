@@ -136,7 +136,9 @@ def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Eval
     """
     names = [slug(codec.name) for codec in codecs]
     if len(set(names)) < len(names):
-        raise ConfigError(f"codecs need different names for their result files: {', '.join(names)}")
+        raise ConfigError(
+            f"codecs must have different names, since result files are named after them: {', '.join(names)}"
+        )
     evaluation = Evaluation(codecs)
     warm = False
     with tqdm(paths, unit="image", desc="evaluating", dynamic_ncols=True) as progress:
@@ -160,12 +162,12 @@ def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Eval
                     evaluation.rows += [{"image": str(path), **row} for row in rows]
         except KeyboardInterrupt:
             evaluation.interrupted = True
-            log.warning("interrupted: results are over the %d images done", len(evaluation.images))
+            log.warning("interrupted: the results cover the %d images that were done", len(evaluation.images))
     if evaluation.skipped:
         log.warning("%d images were left out", len(evaluation.skipped))
     if evaluation.without_ms_ssim:
         log.warning(
-            "%d images are too small for MS-SSIM: not in its means",
+            "%d images are too small for MS-SSIM and are not in its means",
             len(evaluation.without_ms_ssim),
         )
     return evaluation

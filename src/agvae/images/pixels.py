@@ -200,13 +200,13 @@ def _keyed(image: Image.Image, key: int | tuple[int, ...], depth: int, white: in
 
 def _integers_to_bytes(values: np.ndarray, white: int | None) -> np.ndarray:
     if values.min() < 0 or values.max() > (white or 65535):
-        raise ImageError(f"integer values from {values.min()} to {values.max()}, but only 16 bits are taken")
+        raise ImageError(f"pixel values must fit 16 bits, not go from {values.min()} to {values.max()}")
     return _scaled(values, white or 65535)
 
 
 def _floats_to_bytes(values: np.ndarray, white: int | None) -> np.ndarray:
     if not (values.min() >= 0 and values.max() <= (white or 1)):  # written so that NaN fails too
-        raise ImageError(f"float values from {values.min():g} to {values.max():g}, but only [0, 1] is taken")
+        raise ImageError(f"float pixel values must lie in [0, 1], not go from {values.min():g} to {values.max():g}")
     return np.rint(values * (255 / (white or 1))).astype(np.uint8)
 
 

@@ -93,7 +93,7 @@ def cleaned(data: bytes) -> Cleaned:
         kept.append(pack(b"IEND", b""))
     frames += frames > 0 and not animated  # the picture for viewers that know no animations
     if 1 < frames < 2**31:
-        lost.append(f"one of its {frames} frames is kept")
+        lost.append(f"only one of its {frames} frames is kept")
     return Cleaned(b"".join(kept), info, tuple(dict.fromkeys(lost)))
 
 

@@ -36,7 +36,7 @@ def read_picture(
         try:
             return _read(PictureFile(source), keep_depth, stretch)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ImageError(f"the picture is over {max_pixels} pixels, the limit") from error
+            raise ImageError(f"the picture exceeds the limit of {max_pixels} pixels") from error
         except Exception as error:  # on a damaged file Pillow's plugins raise nearly anything
             raise ImageError(reason(error)) from error
 
@@ -105,7 +105,7 @@ def _picture_of_tensor(image: "Tensor") -> Picture:
     if not image.is_floating_point() or image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
         raise ValueError(f"a tensor must be (3, H, W) float or (1, H, W) float, not {tuple(image.shape)} {image.dtype}")
     if not (image.min() >= 0 and image.max() <= 1):
-        raise ValueError("a tensor must lie in [0, 1]")
+        raise ValueError("the values of a tensor must lie in [0, 1]")
     return _picture_of_array(image.mul(255).round().byte().permute(1, 2, 0).cpu().contiguous().numpy())
 
 
@@ -151,7 +151,7 @@ def _picture(
     """`picture_of`, with phrases of what is lost already, and a function that opens the file again, if it has one."""
     lost = list(lost)
     if (frames := getattr(image, "n_frames", 1)) > 1:
-        lost.append(f"one of its {frames} frames is kept")
+        lost.append(f"only one of its {frames} frames is kept")
     depth, raw_mode = pixels.bit_depth(image), pixels.raw_mode_of(image)  # known until the image is loaded
     turn = pixels.turn_of(image)
     values = _samples(image, depth, reopen, raw_mode, keep_depth or stretch)

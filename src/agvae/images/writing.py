@@ -82,7 +82,7 @@ def format_of(suffix: str) -> str:
     plugins.load_for_suffix(suffix)
     name = Image.registered_extensions().get(suffix.lower())
     if name not in Image.SAVE:
-        raise ImageError(f"no picture format has the suffix {suffix or '(none)'}")
+        raise ImageError(f"no picture format has the suffix {suffix or '(none)'}; use .png, for example")
     return name
 
 
@@ -110,7 +110,7 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
             if seen_through:
                 lost.append(f"{name} has no alpha: the picture is composited on white")
         elif name in _APPROXIMATE_ALPHA and seen_through:
-            lost.append(f"{name} keeps alpha approximately")
+            lost.append(f"{name} keeps alpha only approximately")
     if picture.mode not in ("1", "I;16") and (mode in ("P", "1") or (mode == "L" and picture.mode[0] != "L")):
         lost.append(f"{name} has {_PALETTES[mode]}")
     if name == "ICO" and max(picture.size) <= 256:

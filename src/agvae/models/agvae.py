@@ -27,11 +27,11 @@ from agvae.quality import EXTRA_LEVELS
 from agvae.strides import STRIDE_Z
 
 _Z_UNUSED = 2.0**-10
-"""Mass of the prior on either side of z's symbols that an encoder does not use."""
+"""Mass of the prior, on each side, whose symbols of z an encoder does not use."""
 
 
 class Output(NamedTuple):
-    """What the model makes of a batch: x_hat (B, 3, H, W), not clamped, and the probabilities of its symbols.
+    """The result of the model for a batch: x_hat (B, 3, H, W), not clamped, and the probabilities of its symbols.
 
     y_likelihoods (B, M, H/16, W/16) and z_likelihoods (B, N, H/64, W/64) are float32 in [1e-9, 1]."""
 
@@ -54,9 +54,9 @@ class Parameters(NamedTuple):
 
 
 class CodedLatent(NamedTuple):
-    """Latents of pictures as they are coded at one quality, each map (B, M, H/16, W/16) but those of z.
+    """Latents of pictures coded at one quality. Each map is (B, M, H/16, W/16), except those of z.
 
-    y_bar is ȳ, the gained latent; y_hat is ŷ, as the decoder has it; `parameters` are what the model expects of ȳ.
+    y_bar is ȳ, the gained latent. y_hat is ŷ, which the decoder has too. `parameters` are the model's prediction of ȳ.
     z_symbols and z_likelihoods are (B, N, H/64, W/64). The likelihoods are float32 in [1e-9, 1]."""
 
     y_bar: Tensor
@@ -68,7 +68,7 @@ class CodedLatent(NamedTuple):
 
     @property
     def symbols(self) -> Tensor:
-        """The integers coded of y, round(ȳ − μ)."""
+        """The integers that are coded for y: round(ȳ − μ)."""
         return (self.y_hat - self.parameters.mu).round()
 
     @property
@@ -83,7 +83,7 @@ class CodedLatent(NamedTuple):
 
 
 Quantise = Callable[[Cell, Tensor, Parameters], Tensor]
-"""Chooses the symbols of a cell, (B, n, C): (cell, residuals ȳ − μ (B, n, C), parameters) → symbols."""
+"""Chooses the symbols of a cell, (B, n, C), from the cell, its residuals ȳ − μ (B, n, C) and its parameters."""
 
 Read = Callable[[Cell, Parameters], Tensor]
 """Reads the symbols of a cell, (B, n, C), given its parameters."""
@@ -92,8 +92,7 @@ Read = Callable[[Cell, Parameters], Tensor]
 class AGVAE(nn.Module):
     """One model for every rate: gained transforms, a gained hyperprior, a context and an asymmetric Gaussian.
 
-    `config` names the choice in each part: transforms, gain, entropy, context, quantizer, as in conf/model.
-    """
+    `config` names the choice for each part: transforms, gain, entropy, context, quantizer, as in conf/model."""
 
     def __init__(
         self,
@@ -106,11 +105,11 @@ class AGVAE(nn.Module):
         super().__init__()
         self.levels = _levels(gain)
         self.symmetric = _choice(entropy["name"], "entropy", ("symmetric", "asymmetric")) == "symmetric"
-        # With σ_l = σ_r both forms are the Gaussian; naming one keeps the rest free of the case.
+        # With σ_l = σ_r both forms are the Gaussian. Naming one avoids a special case elsewhere.
         self.form = "half_mass" if self.symmetric else _choice(entropy["form"], "entropy form", ASYMMETRIC_FORMS)
         self.tail = float(entropy.get("tail", 0.0))
         if not 0 <= self.tail < 1:
-            raise ValueError(f"entropy.tail={self.tail} is no weight in [0, 1)")
+            raise ValueError(f"entropy.tail must be at least 0 and less than 1, not {self.tail}")
         self.quantizer = _choice(quantizer["name"], "quantizer", QUANTIZERS)
 
         parts, context_parts = dict(transforms), dict(context)
@@ -125,7 +124,7 @@ class AGVAE(nn.Module):
         self.g_a, self.g_s, self.h_a, self.h_s, self.N, self.M = built
         self.prior = FactorizedPrior(self.N)
         self.gain = GainUnit(self.M, self.levels) if gain["name"] != "none" else None
-        # Past the last level the gains of z stay: h_a then sees a larger ȳ, and h_s must say so.
+        # Past the last level the gains of z stay constant: h_a sees a larger ȳ there, and h_s must convey that.
         self.hyper_gain = GainUnit(self.N, self.levels, growth=1.0) if gain["name"] == "hcvr" else None
         self.config = copy.deepcopy(
             {
@@ -138,18 +137,19 @@ class AGVAE(nn.Module):
         )
 
     own_lambdas: Mapping[str, list[float]] = {}
-    """It has no λ of its own: the ladder of the loss gives them (`agvae.models.trainable`)."""
+    """The model has no λ of its own. The ladder of the loss gives them (`agvae.models.trainable`)."""
 
     stride = STRIDE_Z
     """Height and width of a picture must be multiples of this."""
 
     @functools.cached_property
     def reach(self) -> measure.Reach:
-        """How far its networks see; tiles need halos of this width. Raises UnboundedError, as `measure.reach_of`."""
+        """The reach of the networks, which is the width of a tile's halo. Raises UnboundedError, as `measure.reach_of`
+        does."""
         parts = dict(self.config["transforms"])
         if parts.pop("name") not in TRANSFORMS:
             return measure.reach_of(self.g_a, self.g_s, self.h_s, self.M, self.N)
-        # Of the package's own the width makes no difference, and a narrow one is measured in no time.
+        # The width of a built-in part does not change its reach, and a narrow one is measured quickly.
         narrow = {key: 8 if key in ("N", "M", "H") else value for key, value in parts.items()}
         with torch.random.fork_rng(devices=[]):
             networks = TRANSFORMS[self.config["transforms"]["name"]](**narrow, hyper_channels=8)
@@ -157,34 +157,34 @@ class AGVAE(nn.Module):
 
     @functools.cached_property
     def bytes_per_pixel(self) -> float:
-        """The memory that g_a or g_s takes in inference: see `measure.bytes_per_pixel`."""
+        """The memory that g_a or g_s takes in inference. See `measure.bytes_per_pixel`."""
         return measure.bytes_per_pixel(self.g_a, self.g_s, self.M)
 
     @property
     def last_quality(self) -> int:
-        """The highest quality: two past the last trained level, if there are gains to scale."""
+        """The highest quality: two levels past the last trained one, if the model has gains."""
         return self.levels - 1 + (0 if self.gain is None else EXTRA_LEVELS)
 
     @property
     def table_form(self) -> str:
-        """The form of its coding tables: symmetric, half_mass or two_piece."""
+        """The form of the coding tables: symmetric, half_mass or two_piece."""
         return "symmetric" if self.symmetric else self.form
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AGVAE":
-        """Build the model that `config` describes. Raises ValueError for a name that does not exist."""
+        """Build the model that `config` describes. Raises ValueError if it names a part that does not exist."""
         return cls(**config)
 
     def initialise_gains(self, lambdas: list[float]) -> None:
-        """Start y's gains at √λ of each level (high-rate theory); those of z stay at 1."""
+        """Start the gains of y at √λ of each level (high-rate theory). The gains of z stay at 1."""
         if self.gain is not None:
             self.gain.initialise(lambdas)
 
     def forward(self, x: Tensor, quality: Tensor | float) -> Output:
-        """Code x (B, 3, H, W), in [0, 1], at `quality` in [0, last_quality], one for all or one per picture.
+        """Code x (B, 3, H, W), in [0, 1], at `quality` in [0, last_quality], one for all pictures or one for each.
 
-        In training mode the quantiser is the model's training quantiser; in evaluation mode it rounds, in the
-        coding order of the context, and gives exactly what the codec's decoder gives."""
+        In training mode, the model's training quantiser is used. In evaluation mode, the model rounds in the coding
+        order of the context, and returns exactly what the decoder of the codec returns."""
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(f"height and width must be multiples of {self.stride}, not {tuple(x.shape[2:])}")
         if not self.training:
@@ -202,9 +202,10 @@ class AGVAE(nn.Module):
 
     @torch.no_grad()
     def code(self, y: Tensor, quality: Tensor | float) -> CodedLatent:
-        """Code y = g_a(x), (B, M, H/16, W/16), in coding order, without making bytes and without gradients.
+        """Code y = g_a(x), (B, M, H/16, W/16), in coding order, without bytes and without gradients.
 
-        With a codec's model these are the symbols of its file at that quality, whose sum of bits is its `estimate`."""
+        With a codec's model, these are the symbols of its file at that quality, and their bits add up to its
+        `estimate`."""
         y_bar = self.scale(y, quality)
         z_symbols = self.hyper_symbols(self.hyper_analyze(y_bar, quality))
         z_hat = z_symbols + self.prior.medians
@@ -223,7 +224,7 @@ class AGVAE(nn.Module):
 
     def analyze(self, x: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = g_a(x) · m(q), (B, M, H/16, W/16)."""
-        return self.scale(self.g_a(x).float(), quality)  # bfloat16 would round what is quantised
+        return self.scale(self.g_a(x).float(), quality)  # bfloat16 would round values before they are quantised
 
     def scale(self, y: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = y · m(q)."""
@@ -235,14 +236,15 @@ class AGVAE(nn.Module):
         return z if self.hyper_gain is None else z * _map(self.hyper_gain.gain(quality))
 
     def hyper_symbols(self, z_bar: Tensor) -> Tensor:
-        """Symbols of z: whole numbers around the median, kept to where the prior has all but 2 · 2^−10 of its mass.
+        """Symbols of z: whole numbers around the median, limited to the range that holds all but 2 · 2^−10 of the
+        prior's mass.
 
-        Beyond it training saw next to nothing, and h_s may answer with anything: on rare pictures a few such symbols
-        made whole files useless. A decoder takes what it is given."""
+        Training saw almost nothing outside that range, where h_s may return anything. On rare pictures, a few such
+        symbols made whole files useless. A decoder accepts any symbols."""
         return torch.clamp((z_bar - self.prior.medians).round(), *self.prior.support(_Z_UNUSED))
 
     def hyper_synthesize(self, z_hat: Tensor, quality: Tensor | float) -> Tensor:
-        """ψ = h_s(ẑ · h′(q)): what the context model makes the entropy parameters from."""
+        """ψ = h_s(ẑ · h′(q)), from which the context model computes the entropy parameters."""
         return self.h_s(z_hat if self.hyper_gain is None else z_hat * _map(self.hyper_gain.inverse(quality)))
 
     def hyper_features(self, z_hat: Tensor, quality: Tensor | float) -> Tensor:
@@ -254,7 +256,7 @@ class AGVAE(nn.Module):
         return self.g_s(y_hat if self.gain is None else y_hat * _map(self.gain.inverse(quality)))
 
     def encode(self, y_bar: Tensor, features: Features, quantise: Quantise) -> Tensor:
-        """ŷ as the decoder has it, from ȳ (B, M, H/16, W/16): symbol + μ, cell by cell in coding order."""
+        """ŷ, as the decoder will have it, from ȳ (B, M, H/16, W/16): symbol + μ, cell by cell in coding order."""
         y_bar = _rows(y_bar)
 
         def code(cell: Cell, raw: Tensor) -> Tensor:
@@ -265,7 +267,7 @@ class AGVAE(nn.Module):
         return self.context.walk(features, code)
 
     def decode(self, features: Features, read: Read) -> Tensor:
-        """ŷ (B, M, H/16, W/16) from the symbols that `read` gives: symbol + μ, cell by cell in coding order."""
+        """ŷ (B, M, H/16, W/16) from the symbols that `read` returns: symbol + μ, cell by cell in coding order."""
 
         def code(cell: Cell, raw: Tensor) -> Tensor:
             parameters = self.split(raw, dim=2)
@@ -285,7 +287,7 @@ class AGVAE(nn.Module):
         return lower_bound(p, LIKELIHOOD_MIN)
 
     def aux_loss(self) -> Tensor:
-        """Loss of the factorised prior's quantiles; its gradient is theirs alone."""
+        """Loss of the quantiles of the factorised prior. Its gradient reaches only the quantiles."""
         return self.prior.aux_loss()
 
     def quantile_parameters(self) -> list[nn.Parameter]:
@@ -300,26 +302,26 @@ class AGVAE(nn.Module):
 def _levels(gain: dict[str, Any]) -> int:
     name, levels = _choice(gain["name"], "gain", ("none", "cvr", "hcvr")), gain["levels"]
     if levels < 1 or (name == "none" and levels != 1):
-        raise ValueError(f"gain {name} cannot have {levels} levels")
+        raise ValueError(f"gain.levels={levels} does not fit gain.name={name}")
     return levels
 
 
 def _check_widths(part: str, values: dict[str, Any]) -> None:
     if wrong := [key for key, value in values.items() if not (isinstance(value, int) and value > 0)]:
-        raise ValueError(f"{part}.{wrong[0]}={values[wrong[0]]} is no width or count")
+        raise ValueError(f"{part}.{wrong[0]} must be a positive integer, not {values[wrong[0]]}")
 
 
 def _choice(name: str, part: str, known) -> str:
     if name not in known:
-        raise ValueError(f"{part} is one of {', '.join(known)}, not {name!r}")
+        raise ValueError(f"{part} must be one of {', '.join(known)}, not {name!r}")
     return name
 
 
 def _map(gain: Tensor) -> Tensor:
-    """Gains (C,) or (B, C) against maps (B, C, H, W)."""
+    """Gains (C,) or (B, C), shaped to multiply maps (B, C, H, W)."""
     return gain[..., None, None]
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(B, C, H, W) seen as (B, H·W, C), sharing memory."""
+    """(B, C, H, W) viewed as (B, H·W, C), with shared memory."""
     return x.flatten(2).transpose(1, 2)

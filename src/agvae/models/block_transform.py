@@ -8,15 +8,15 @@ from agvae.models.layers import DepthwiseBlock
 
 @torch.no_grad()
 def start_as_block_transform(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
-    """Let depthwise transforms begin as an orthonormal transform of 16×16 blocks and its inverse: what training takes
-    longest to find is a g_s that undoes g_a.
+    """Start depthwise transforms as an orthonormal transform of 16×16 blocks and its inverse. Without this, training
+    spends most of its time on finding a g_s that inverts g_a.
 
-    First the N coefficients with most variance of an 8×8 DCT in a luma and two chroma axes, then the M with most of a
-    Haar transform of 2×2 of those; the residual blocks add nothing yet. Channels beyond the 192 and 4N there are
-    start at random, unheard by g_s."""
+    The transform consists of the N coefficients with most variance of an 8×8 DCT in a luma and two chroma axes, and
+    then of the M with most variance of a Haar transform of 2×2 of those. The residual blocks add nothing at the start.
+    Channels beyond the 192 and the 4N that exist there start at random, and g_s ignores them."""
     unshuffled, down, last = (module for module in g_a if isinstance(module, nn.Conv2d))
     first, (up, _), (shuffled, _) = (module for module in g_s if not isinstance(module, DepthwiseBlock))
-    if unshuffled.weight.is_meta:  # a model file's weights will take their place
+    if unshuffled.weight.is_meta:  # the weights of a model file will replace them
         return
     for block in (module for module in (*g_a, *g_s) if isinstance(module, DepthwiseBlock)):
         for layer in (block.spatial[-1], block.project):
@@ -42,7 +42,7 @@ def start_as_block_transform(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
         down.weight[m, n, 1:, 1:] = pairs[pair]
         up.weight[4 * n : 4 * n + 4, m, 0, 0] = pairs[pair].flatten()
 
-    # A step of 1 is then near the best for the middle of the MSE ladder: Δ² = 18 / (ln 2 · 255² · λ).
+    # A step of 1 is then close to optimal for the middle of the MSE ladder: Δ² = 18 / (ln 2 · 255² · λ).
     scale = 4.0
     identity = torch.eye(down.out_channels)[:, :, None, None]
     last.weight.copy_(identity * scale)
@@ -64,7 +64,7 @@ def _color_dct(count: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
 
 
 def _variance(axis: int, u: int, v: int) -> float:
-    """What a coefficient of a 16×16 block varies by in photographs, roughly: 1/f^2.4, a twentieth of it in chroma."""
+    """Approximate variance of a coefficient of a 16×16 block in photographs: 1/f^2.4, a twentieth of it in chroma."""
     return (0.05 if axis else 1.0) / (0.5 + u**2 + v**2) ** 1.2
 
 

@@ -1,8 +1,8 @@
 """The order in which a latent is coded, and the one walk through it that encoder, decoder and evaluation share.
 
-An order is a *schedule* of passes. A pass holds cells, a cell is a run of channels at some positions, and the
-parameters of a cell depend on the hyperprior and on the passes before alone. `CodingOrder.walk` goes through the
-schedule and computes only the elements of each pass. The networks that it calls are those of agvae.models.context.
+An order is a *schedule* of passes. A pass consists of cells, and a cell is a range of channels at some positions. The
+parameters of a cell depend only on the hyperprior and on earlier passes. `CodingOrder.walk` follows the schedule and
+computes only the elements of each pass. It calls the networks of agvae.models.context.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 CHUNK = 1024
-"""Most positions of a cell worked on at once, so that memory does not grow with the picture."""
+"""Largest number of positions of a cell that are processed at once, so that memory does not grow with the picture."""
 
 FIRST = 64
-"""Positions of the very first chunk: a damaged stream shows before much is computed."""
+"""Positions of the very first chunk. It is small, so that a damaged stream is detected before much is computed."""
 
 
 class Cell(NamedTuple):
     """Latent elements of one pass that are computed together: `channels` at `positions`, flat indices into H×W.
 
-    Coded position by position, each position's channels in order. `kind` says which of the context's networks
-    computes them; on the elements of the `last` pass no parameters depend."""
+    They are coded position by position, with the channels of each position in order. `kind` selects the network of the
+    context that computes them. No parameters depend on the elements of the `last` pass."""
 
     channels: slice
     positions: Tensor
@@ -32,9 +32,9 @@ class Cell(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What the cells computed by one network have in common.
+    """The property that all cells of one network share.
 
-    Each reads, of the neighbour at (dy, dx), the channels of one group: (dy, dx, group)."""
+    For each neighbour at (dy, dx), a cell reads the channels of one group: (dy, dx, group)."""
 
     channels: slice
     reads: list[tuple[int, int, int]]
@@ -46,11 +46,11 @@ Code = Callable[[Cell, Tensor], Tensor]
 """Codes a cell of n positions and C channels: (cell, parameters (B, n, K, C)) → ŷ (B, n, C)."""
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""Computes a cell: (features (B·n, F), what it reads of ŷ (B·n, inputs)) → parameters (B·n, K·C)."""
+"""Computes a cell: (features (B·n, F), the values of ŷ that it reads (B·n, inputs)) → parameters (B·n, K·C)."""
 
 
 class Features(Protocol):
-    """The hyperprior's features of a latent, (B, F, height, width), as a walk reads them."""
+    """The features of the hyperprior for a latent, (B, F, height, width), in the form that a walk reads."""
 
     batch: int
     height: int
@@ -58,7 +58,7 @@ class Features(Protocol):
 
     @property
     def like(self) -> Tensor:
-        """Any tensor of their type and device."""
+        """A tensor that has their type and device."""
         ...
 
     def at(self, positions: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Features(Protocol):
 
 
 class WholeFeatures:
-    """Features that are all there, given as a map (B, F, H, W)."""
+    """Features that are complete, given as a map (B, F, H, W)."""
 
     def __init__(self, psi: Tensor):
         self.batch, _, self.height, self.width = psi.shape
@@ -80,32 +80,33 @@ class WholeFeatures:
 
 
 class CodingOrder:
-    """A single pass over everything: the order of the context `none`, and the base of the others."""
+    """A single pass over all elements: the order of the context `none`, and the base of the others."""
 
     RADIUS = 0
-    """How far a cell reads its neighbours in ŷ. At 0 any rows of a latent can be walked without the others."""
+    """The distance at which a cell reads neighbours in ŷ. At 0, any rows of a latent can be walked separately."""
     GROUPS = 1
-    """Equal runs of channels, which can be read one without the others."""
+    """Number of equal ranges of channels. Each can be read without the others."""
     LAST = 1.0
-    """Share of the elements that the last pass has in a large latent."""
+    """Share of the elements that belong to the last pass, in a large latent."""
 
     def __init__(self, M: int):
         self.M = M
 
     @property
     def kinds(self) -> list[Kind]:
-        """The kinds of cells, which `Cell.kind` counts."""
+        """The kinds of cells. `Cell.kind` is an index into them."""
         return [Kind(slice(0, self.M), [])]
 
     def schedule(self, height: int, width: int) -> Schedule:
-        """Passes in coding order over a latent of `height` × `width`; together they hold every element once."""
+        """Passes in coding order over a latent of `height` × `width`. Together they contain every element once."""
         return [[Cell(slice(0, self.M), torch.arange(height * width))]]
 
     def walk(self, features: Features, networks: Sequence[Network], code: Code) -> Tensor:
-        """Call `code` for each cell in coding order, and return ŷ (B, M, H, W). `networks` has one of each kind."""
+        """Call `code` for each cell in coding order, and return ŷ (B, M, H, W). `networks` has one network for each
+        kind."""
         batch, height, width, device = features.batch, features.height, features.width, features.like.device
         radius, padded = self.RADIUS, width + 2 * self.RADIUS
-        # ŷ so far, channels last, with a margin of zeros, so that a neighbourhood is a gather of whole rows.
+        # ŷ so far, channels last, with a margin of zeros, so that reading a neighbourhood gathers whole rows.
         y_hat = _zeros(features.like, batch, (height + 2 * radius) * padded, self.M)
         groups = y_hat.view(batch, -1, self.M // self.GROUPS)
         rows = torch.arange(y_hat.shape[1], device=device).view(-1, padded)
@@ -126,7 +127,7 @@ class CodingOrder:
                 raw = networks[cell.kind](own.flatten(0, 1), gathered)
                 parameters = raw.view(batch, len(inside), -1, cell.channels.stop - cell.channels.start)
                 coded.append((inside, cell.channels, code(cell, parameters)))
-            # Only now, so that no cell sees another of its own pass.
+            # Written only now, so that no cell reads another cell of its own pass.
             for inside, channels, values in coded:
                 y_hat[:, inside, channels] = values
         y_hat = y_hat.view(batch, height + 2 * radius, padded, self.M).permute(0, 3, 1, 2)
@@ -134,7 +135,7 @@ class CodingOrder:
 
 
 class CheckerboardOrder(CodingOrder):
-    """Two passes: the squares of one colour from the hyperprior, then the others from their neighbours too."""
+    """Two passes: first the squares of one colour, from the hyperprior; then the others, from their neighbours too."""
 
     RADIUS = 2
     LAST = 0.5
@@ -154,13 +155,13 @@ class CheckerboardOrder(CodingOrder):
 class RasterOrder(CodingOrder):
     """Raster order, position after position, in wavefronts.
 
-    A position (i, j) reads nothing right of (i−1, j+3), so all positions with equal j + 4i can be coded at once:
-    W + 4(H−1) wavefronts give what H·W steps in raster order give."""
+    A position (i, j) reads nothing to the right of (i−1, j+3), so all positions with equal j + 4i can be coded at once.
+    W + 4(H−1) wavefronts give the same result as H·W steps in raster order."""
 
     RADIUS = 3
     LAST = 0.0
     REACH = 4
-    # From the inside out, so that the smaller kernels' taps are a prefix of the larger ones'.
+    # From the inside out, so that the taps of the smaller kernels are a prefix of those of the larger ones.
     TAPS = tuple(
         sorted(
             ((dy, dx) for dy in range(-3, 1) for dx in range(-3, 4) if (dy, dx) < (0, 0)),
@@ -192,11 +193,11 @@ class QuadtreeOrder(CodingOrder):
     def __init__(self, M: int):
         super().__init__(M)
         if M % 4:
-            raise ValueError(f"quadtree needs M divisible by 4, not {M}")
+            raise ValueError(f"context quadtree needs a model.transforms.M that is divisible by 4, not {M}")
 
     @property
     def kinds(self) -> list[Kind]:
-        """Kind 4·pass + g: the cells of quarter g in a pass, which read what the passes before have coded."""
+        """Kind 4·pass + g: the cells of quarter g in a pass, which read what earlier passes have coded."""
         return [self._kind(index, g) for index in range(self.PASSES) for g in range(self.GROUPS)]
 
     def _kind(self, index: int, g: int) -> Kind:
@@ -230,14 +231,14 @@ def grid(height: int, width: int, device: torch.device | None = None) -> tuple[T
 
 
 def _chunks(cells: list[Cell], first: bool) -> Iterator[tuple[Cell, Tensor]]:
-    """The cells of a pass, each with some of its positions after another."""
+    """The cells of a pass, each with a part of its positions."""
     for cell in cells:
         for part in cell.positions.tensor_split([FIRST] if first else []):
             yield from ((cell, chunk) for chunk in part.split(CHUNK) if len(chunk))
 
 
 def _zeros(like: Tensor, *shape: int) -> Tensor:
-    """Zeros of that type and place; on a CPU they take no memory before something is written there."""
+    """Zeros of that type and device. On a CPU, they take no memory until something is written to them."""
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     return torch.from_numpy(np.zeros(shape, np.float32)).to(like.dtype)

@@ -1,7 +1,7 @@
 """Context models: the networks that predict the parameters of each latent element from the hyperprior and from ŷ.
 
-In training `forward` gives the parameters of all elements at once from a given ŷ. Coding goes through `walk`, which
-computes them cell by cell in the context's order (agvae.models.coding_order).
+In training, `forward` computes the parameters of all elements at once from a given ŷ. Coding uses `walk`, which
+computes them cell by cell in the order of the context (agvae.models.coding_order).
 """
 
 import functools
@@ -24,18 +24,20 @@ from agvae.models.coding_order import (
 
 
 class CodingContext(nn.Module):
-    """A context as coding sees it: an order, what it makes of h_s's output, and a network for each kind of cell.
+    """The part of a context that coding uses: an order, the features made from the output of h_s, and a network for
+    each kind of cell.
 
-    `hyper_channels` are those that h_s gives, `feature_channels` those that a walk reads."""
+    `hyper_channels` is the number of channels that h_s returns, and `feature_channels` the number that a walk reads."""
 
     def __init__(self, order: CodingOrder, hyper_channels: int, feature_channels: int):
         super().__init__()
         self.order, self.hyper_channels, self.feature_channels = order, hyper_channels, feature_channels
 
     def project(self, psi: Tensor) -> Tensor:
-        """The features (B, feature_channels, H, W) that a walk reads, from h_s's output psi (B, hyper_channels, H, W).
+        """The features (B, feature_channels, H, W) that a walk reads, from the output psi (B, hyper_channels, H, W) of
+        h_s.
 
-        Each position's depend on that position alone."""
+        The features of a position depend on that position alone."""
         return psi
 
     def networks(self) -> Sequence[Network]:
@@ -48,10 +50,10 @@ class CodingContext(nn.Module):
 
 
 class ContextModel(CodingContext):
-    """Entropy parameters of y, K per element, from the hyperprior's features alone: context `none`, a single pass.
+    """Entropy parameters of y, K per element, from the features of the hyperprior alone: context `none`, a single pass.
 
-    The base of the others. `hyper_channels` is what h_s must give: here the parameters themselves, K·M, whatever the
-    `width`, so that contexts can be swept with it."""
+    It is the base of the others. `hyper_channels` is the number of channels that h_s must return. Here they are the
+    parameters themselves, K·M, whatever `width` is, so that contexts can be swept with it."""
 
     ORDER: type[CodingOrder] = CodingOrder
 
@@ -60,7 +62,7 @@ class ContextModel(CodingContext):
         self.M, self.K = M, K
 
     def forward(self, psi: Tensor, y_hat: Tensor) -> Tensor:
-        """Parameters (B, K·M, H, W) of every element from h_s's output psi and all of ŷ (B, M, H, W)."""
+        """Parameters (B, K·M, H, W) of every element, from the output psi of h_s and all of ŷ (B, M, H, W)."""
         return psi
 
     def networks(self) -> Sequence[Network]:
@@ -69,19 +71,19 @@ class ContextModel(CodingContext):
 
 @functools.cache
 def _on(device: torch.device, values: tuple[int, ...]) -> Tensor:
-    """Whole numbers on a device, sent there once: a step that sends them would wait for a GPU."""
+    """Whole numbers on a device, copied there once. A copy at each step would wait for a GPU."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)
 
 
 class TapConv(nn.Module):
-    """A convolution that has weights at some taps of its kernel only: over a map, or on gathered neighbourhoods."""
+    """A convolution with weights at only some taps of its kernel, over a map or on gathered neighbourhoods."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, taps: Sequence[tuple[int, int]]):
         super().__init__()
         self.kernel, self.taps = kernel, taps
         self.places = tuple((dy + kernel // 2) * kernel + dx + kernel // 2 for dy, dx in taps)
-        bound = (inputs * len(taps)) ** -0.5  # as nn.Conv2d starts, for the taps that are there
+        bound = (inputs * len(taps)) ** -0.5  # the start of nn.Conv2d, for the taps that exist
         self.weight = nn.Parameter(torch.empty(outputs, inputs, len(taps)).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
 
@@ -92,7 +94,8 @@ class TapConv(nn.Module):
         return F.conv2d(x, weight.unflatten(2, (self.kernel, self.kernel)), self.bias, padding=self.kernel // 2)
 
     def matrix(self, reads: list[tuple[int, int, int]], groups: int) -> Tensor:
-        """(inputs, outputs): the weights for what `reads` (dy, dx, group) gather at this kernel's taps, in order."""
+        """(inputs, outputs): the weights for the values that `reads` (dy, dx, group) gather at the taps of this kernel,
+        in order."""
         blocks = self.weight.unflatten(1, (groups, -1)).permute(3, 1, 2, 0)
         inside = [(self.taps.index((dy, dx)), group) for dy, dx, group in reads if (dy, dx) in self.taps]
         taps, read = zip(*inside, strict=True)
@@ -109,24 +112,25 @@ class Dense(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(n, outputs); a layer without a bias of its own is given one, (n, outputs)."""
+        """(n, outputs). A layer without a bias of its own gets one as an argument, (n, outputs)."""
         bias = self.bias if bias is None else bias
         return self.activate(torch.addmm(bias, x[:, : len(self.weight)], self.weight))
 
     def activate(self, hidden: Tensor) -> Tensor:
-        """What follows the sum."""
+        """The activation after the sum."""
         return F.leaky_relu(hidden, self.slope)
 
 
 class CellNetwork(nn.Module):
-    """What computes the cells of one kind: convolutions of ŷ side by side, joined with h_s's features, two layers."""
+    """The network of one kind of cell: convolutions of ŷ side by side, joined with the features of h_s, then two
+    layers."""
 
     def __init__(self, convolutions: list[Dense], join: Dense, hidden: Dense, last: Dense):
         super().__init__()
         self.convolutions, self.join, self.hidden, self.last = nn.ModuleList(convolutions), join, hidden, last
 
     def forward(self, features: Tensor, gathered: Tensor) -> Tensor:
-        """Parameters (n, K·C) from h_s's features (n, hidden) and what the cell reads of ŷ (n, inputs)."""
+        """Parameters (n, K·C) from the features of h_s (n, hidden) and the cell's view of ŷ (n, inputs)."""
         if self.convolutions:
             context = torch.cat([convolution(gathered) for convolution in self.convolutions], -1)
             hidden = self.join(context, features)
@@ -136,9 +140,9 @@ class CellNetwork(nn.Module):
 
 
 class SpatialContext(ContextModel):
-    """Base of the contexts that read neighbours: convolutions of ŷ joined with h_s's features in 1×1 layers.
+    """Base of the contexts that read neighbours: convolutions of ŷ, joined with the features of h_s in 1×1 layers.
 
-    `width`, M if not given: half the channels of h_s's output and of the convolutions."""
+    `width`, M by default, is half the channels of the output of h_s and of the convolutions."""
 
     def __init__(self, M: int, K: int, width: int | None = None):
         super().__init__(M, K)
@@ -161,7 +165,7 @@ class SpatialContext(ContextModel):
         return self.from_hyper(rows).view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def networks(self) -> nn.ModuleList:
-        """The network of each kind of cell, of the weights as they are now."""
+        """The network of each kind of cell, with the current weights."""
         first, middle, second, final = self.head
         join = Dense(self.from_context.weight.t(), None, first.negative_slope)
         hidden = Dense(middle.weight.t(), middle.bias, second.negative_slope)
@@ -182,7 +186,7 @@ class SpatialContext(ContextModel):
 
 
 class Checkerboard(SpatialContext):
-    """Two passes: the squares of one colour from the hyperprior, then the others from their neighbours too.
+    """Two passes: first the squares of one colour, from the hyperprior; then the others, from their neighbours too.
 
     He et al., "Checkerboard context model for efficient learned image compression", CVPR 2021."""
 
@@ -199,13 +203,14 @@ class Checkerboard(SpatialContext):
         height, width = y_hat.shape[2:]
         row, column = grid(height, width, y_hat.device)
         second = ((row + column) % 2).to(y_hat.dtype).view(height, width)
-        # A tap reads only the other colour, so that ŷ needs no mask: only its own squares' context counts.
+        # A tap reads only the other colour, so ŷ needs no mask: only the context of its own squares counts.
         hidden = self.from_hyper(psi.permute(0, 2, 3, 1)) + self._context([self.convolution], y_hat) * second[..., None]
         return self.head(hidden).permute(0, 3, 1, 2)
 
 
 class Multiscale(SpatialContext):
-    """The paper's: causal 3×3, 5×5 and 7×7 masked convolutions side by side, in raster order (Zhou et al. 2019)."""
+    """The paper's context: causal 3×3, 5×5 and 7×7 masked convolutions side by side, in raster order (Zhou et al.
+    2019)."""
 
     ORDER = RasterOrder
 

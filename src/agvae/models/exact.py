@@ -1,14 +1,14 @@
 """Exact arithmetic for the networks that the parse of a stream depends on.
 
-A decoder must find the encoder's entropy parameters to the last bit, or every symbol after the first difference is
-garbage, and the order in which a processor sums a convolution differs from machine to machine. Here h_s, the
-context model and the gain of ẑ compute in fixed point:
+A decoder must reproduce the encoder's entropy parameters to the last bit. After the first difference, every symbol is
+garbage. But the order in which a processor sums a convolution differs from machine to machine. Here h_s, the context
+model and the gain of ẑ compute in fixed point:
 
-- between layers values are whole numbers of units, a unit being 2^−12, and at most 2^23 units (2^11) in magnitude,
-  which float32 holds exactly;
-- a layer's weights are multiples of 2^−s, s the largest for which every sum of products that it can form stays
-  below 2^53 · 2^−s units. float64 holds all of these, so a sum is exact in any order, on any machine;
-- all else is one IEEE 754 operation at a time (multiply by the slope, round half to even, clamp), whose result is
+- Between layers, values are whole numbers of units. A unit is 2^−12, and a value has at most 2^23 units (2^11) in
+  magnitude, which float32 holds exactly.
+- The weights of a layer are multiples of 2^−s. s is the largest number for which every sum of products that can occur
+  stays below 2^53 · 2^−s units. float64 holds all of these, so a sum is exact in any order, on any machine.
+- Everything else is one IEEE 754 operation at a time (multiply by the slope, round half to even, clamp). Its result is
   defined to the last bit, with nothing fused and no transcendental function.
 
 docs/exactness.md has the reasons, the costs and the proof.
@@ -46,12 +46,12 @@ class FromUnits(nn.Module):
 
 
 class ExactConv(nn.Module):
-    """A convolution, or a stride-2 transposed one, with the LeakyReLU behind it, from units to units.
+    """A convolution, or a stride-2 transposed one, with the LeakyReLU that follows it, from units to units.
 
-    Computed as a sum of matrix products, one for each tap: libraries' convolutions may go through values that are not
-    exact (Winograd, FFT). The rows of a tap's matrix are those of the padded map from some row on, margins included,
-    so that no tap needs a copy of its input; what comes out at the margins is dropped. On a CPU a 3×3 convolution
-    takes fewer products where that is exact too, which gives the same result (agvae.models.kernels.exact)."""
+    It is computed as a sum of matrix products, one for each tap, because the convolutions of libraries may use values
+    that are not exact (Winograd, FFT). The rows of a tap's matrix are those of the padded map from some row on, margins
+    included, so no tap needs a copy of its input; the results at the margins are dropped. On a CPU, a 3×3 convolution
+    takes fewer products if that is exact too, with the same result (agvae.models.kernels.exact)."""
 
     def __init__(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, slope: float = 1.0):
         super().__init__()
@@ -71,11 +71,11 @@ class ExactConv(nn.Module):
             return finish_(self.fewer(x.permute(0, 2, 3, 1)), self.slope).float().permute(0, 3, 1, 2)
         batch, _, height, width = x.shape
         stride = self.stride
-        radius = -(-(self.kernel // 2) // stride)  # how far it reaches in its input
+        radius = -(-(self.kernel // 2) // stride)  # its reach in the input
         padded = width + 2 * radius
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, radius, radius, radius, radius))
         out = x.new_empty(batch, height, stride, width, stride, len(self.bias))
-        # As many rows at once as stay in the processor's cache; a GPU is better off with more.
+        # As many rows at once as stay in the processor's cache. A GPU is faster with more.
         rows = max(1, (CHUNK if x.device.type == "cpu" else 64 * CHUNK) // padded)
         for image, result in zip(x, out, strict=True):
             for top in range(0, height, rows):
@@ -108,7 +108,7 @@ class ExactConv(nn.Module):
 
 
 class ExactDense(Dense):
-    """A layer of a context's networks, from units to units, all float64."""
+    """A layer of a context's networks, from units to units, entirely in float64."""
 
     def __init__(self, name: str, dense: Dense, given: float):
         weight, bias = round_weights(name, dense.weight, dense.bias, given)
@@ -119,16 +119,17 @@ class ExactDense(Dense):
 
 
 class ExactNetwork(CellNetwork):
-    """The network of a kind of cell, whose features come in units and whose parameters leave as real numbers."""
+    """The network of a kind of cell. Its features are in units, and its parameters are real numbers."""
 
     def forward(self, features: Tensor, gathered: Tensor) -> Tensor:
-        # ŷ has whole units already: a symbol and a μ, added in float32, whose steps are coarser where it is large.
+        # ŷ is already in whole units: a symbol plus μ in float32, whose steps are coarser for large values.
         gathered = gathered.double().mul_(ONE).clamp_(-LIMIT, LIMIT)
         return super().forward(features.double(), gathered).div_(ONE).float()
 
 
 class ExactContext(CodingContext):
-    """A context with its networks in fixed point; its first layer of h_s's output is the last one of h_s here."""
+    """A context with its networks in fixed point. Its first layer after the output of h_s is the last layer of h_s
+    here."""
 
     def __init__(self, context: SpatialContext):
         super().__init__(context.order, context.feature_channels, context.feature_channels)
@@ -155,7 +156,7 @@ class ExactContext(CodingContext):
 
 
 class ExactGain(nn.Module):
-    """A gain unit whose inverse gain is the same on every machine; the gain itself only the encoder needs."""
+    """A gain unit whose inverse gain is the same on every machine. Only the encoder needs the gain itself."""
 
     def __init__(self, unit: GainUnit):
         super().__init__()
@@ -176,10 +177,12 @@ class ExactGain(nn.Module):
 
 
 def exact(model: AGVAE) -> AGVAE:
-    """A copy of a trained model whose evaluation pass, parse included, is the same on every machine but for pixels.
+    """A copy of a trained model whose evaluation pass, including the parse, is the same on every machine except for
+    pixels.
 
-    Only g_a, h_a and g_s stay in floating point: they decide which symbols are sent and how pixels look, never how
-    a stream is read. Raises InexactError, with the layer's name, if one has no exact form or weights too large."""
+    Only g_a, h_a and g_s stay in floating point. They decide which symbols are sent and how pixels look, but never how
+    a stream is read. Raises InexactError, with the name of the layer, if a layer has no exact form or its weights are
+    too large."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if model.config["transforms"]["name"] not in TRANSFORMS:
         model.reach  # noqa: B018, kept from here on: it cannot be measured on tables
@@ -203,13 +206,13 @@ POSSIBLE = (
     "and ConvTranspose2d of stride 1 or 2, with square kernels of odd size, padding of half of it, and groups=1, or "
     "for a Conv2d groups=channels"
 )
-"""The layers that have an exact form, as the end of an error."""
+"""The layers that have an exact form, as the end of an error message."""
 
 
 def _convert(name: str, module: nn.Module) -> list[nn.Module]:
-    """Exact layers for those of h_s, each LeakyReLU or ReLU joined to the convolution before it.
+    """Exact layers for those of h_s. Each LeakyReLU or ReLU is joined to the convolution before it.
 
-    Raises InexactError for a layer that has no exact form."""
+    Raises InexactError if a layer has no exact form."""
     layers: list[nn.Module] = []
     if not isinstance(module, nn.Sequential):
         raise InexactError(f"{name} must be a Sequential, not {type(module).__name__}: {POSSIBLE}")
@@ -259,7 +262,7 @@ def _exact_convolution(path: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> Exact
 
 
 def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
-    """The 1×1 convolution that does to each position of a map what `linear` does to a vector."""
+    """The 1×1 convolution that applies `linear` at each position of a map."""
     conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
     conv.weight.data, conv.bias.data = linear.weight[:, :, None, None], linear.bias
     return conv

@@ -1,8 +1,8 @@
-"""Exact forms of layers beside the convolutions of `agvae.models.exact`: activations, and depthwise convolutions.
+"""Exact forms of layers other than the convolutions of `agvae.models.exact`: activations and depthwise convolutions.
 
-All take whole units (float32) and give whole units. LeakyReLU and ReLU are one multiplication. Hardtanh clamps to the
-whole units nearest to its bounds. GELU and SiLU are looked up in a table that has an entry for each unit between ±12;
-beyond, where they differ from 0 and from x by less than half a unit, they are that.
+All map whole units (float32) to whole units. LeakyReLU and ReLU are one multiplication. Hardtanh clamps to the whole
+units nearest to its bounds. GELU and SiLU are tables with an entry for each unit between ±12. Outside that range they
+differ from 0 and from x by less than half a unit, so 0 and x are used.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from agvae.models.fixed_point import LIMIT, ONE, exp, finish_, round_weights
 
 TABLE_END = 12
-"""Where the tables of GELU and SiLU end: |f(x) − max(x, 0)| is below 2^−13 there."""
+"""The end of the tables of GELU and SiLU. From there on, |f(x) − max(x, 0)| is below 2^−13."""
 
 
 class ExactSlope(nn.Module):
-    """max(x, slope·x), rounded: a LeakyReLU or ReLU that follows no convolution."""
+    """max(x, slope·x), rounded: a LeakyReLU or ReLU that does not follow a convolution."""
 
     def __init__(self, slope: float):
         super().__init__()
@@ -54,7 +54,7 @@ class ExactTable(nn.Module):
 def table_of(layer: nn.GELU | nn.SiLU) -> np.ndarray:
     """The function of a layer at each whole unit between ±TABLE_END, in whole units.
 
-    Computed by additions, multiplications and divisions alone, so that every machine finds the same table."""
+    It is computed with additions, multiplications and divisions alone, so that every machine finds the same table."""
     x = np.arange(-TABLE_END * int(ONE), TABLE_END * int(ONE) + 1) / ONE
     if isinstance(layer, nn.SiLU):
         y = x / (1 + exp(-x))
@@ -66,7 +66,7 @@ def table_of(layer: nn.GELU | nn.SiLU) -> np.ndarray:
 
 
 def _normal_distribution(x: np.ndarray) -> np.ndarray:
-    """Φ(x) = ½ + φ(x) · Σ x^(2n+1) / (1·3·…·(2n+1)), all of whose terms have one sign; 0 and 1 from ±8 on."""
+    """Φ(x) = ½ + φ(x) · Σ x^(2n+1) / (1·3·…·(2n+1)), whose terms all have one sign. From ±8 on, it is 0 and 1."""
     inside = np.clip(x, -8.0, 8.0)
     term, series = inside, inside
     for n in range(1, 160):

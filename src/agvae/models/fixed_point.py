@@ -1,4 +1,4 @@
-"""Fixed-point numbers: whole units held in floats, and the arithmetic on them that no machine rounds differently."""
+"""Fixed-point numbers: whole units held in floats, and arithmetic on them that every machine rounds alike."""
 
 import numpy as np
 import torch
@@ -9,22 +9,24 @@ ONE = 2.0**12
 """Units in 1."""
 
 LIMIT = 2.0**23
-"""Most units that a value can have; larger ones are clamped."""
+"""Largest number of units that a value can have. Larger values are clamped."""
 
 WEIGHT_BITS = (10, 24)
-"""Fewest and most fractional bits of a weight: the most is float32's own precision, fewer than the least cost rate."""
+"""Smallest and largest number of fractional bits of a weight. The largest is the precision of float32; fewer than the
+smallest would cost rate."""
 
 _EXACT = 2.0**53
 
 
 class InexactError(ValueError):
-    """A layer has no exact form, or weights so large that its sums could not be exact; the message names it."""
+    """A layer has no exact form, or its weights are too large for exact sums. The message names the layer."""
 
 
 def is_exact(device: str | torch.device) -> bool:
-    """Whether matrix products in float64 on `device` add whole numbers as IEEE 754 says, sums just under 2^53 included.
+    """Whether matrix products in float64 on `device` add whole numbers as IEEE 754 defines, including sums just under
+    2^53.
 
-    A library may be told to emulate float64 by something faster, which need not."""
+    A library can be configured to emulate float64 by something faster that does not."""
     generator = np.random.default_rng(0)
     a, b = (generator.integers(-(2**22), 2**22, shape) for shape in ((67, 500), (500, 61)))
     bias = generator.integers(-(2**50), 2**50, 61)
@@ -47,17 +49,17 @@ def finish_(sums: Tensor, slope: float) -> Tensor:
 def round_weights(name: str, weight: Tensor, bias: Tensor | None, given: float = 0.0) -> tuple[Tensor, Tensor]:
     """weight (…, inputs, outputs) and bias (outputs,), in units, of a layer in fixed point, both float64.
 
-    They are multiples of 2^−s, s ≤ 24 the largest with
+    They are multiples of 2^−s, where s ≤ 24 is the largest number with
 
         Σ |w| · LIMIT + |b| + given < 2^53 · 2^−s
 
-    for each output, `given` being the largest magnitude, in units, of what else is added to the sum. Raises
-    InexactError, with `name`, where s would be below 10."""
+    for each output. `given` is the largest magnitude, in units, of anything else that is added to the sum. Raises
+    InexactError, with `name`, if s would be below 10."""
     fewest, most = WEIGHT_BITS
     bias = weight.new_zeros(weight.shape[-1]) if bias is None else bias
     weight, bias = weight.double(), bias.double() * ONE
     for bits in range(most, fewest - 1, -1):
-        # All three terms are whole numbers here, and sums of such below 2^53 exact: s is the same on every machine.
+        # All three terms are whole numbers, and their sums below 2^53 are exact: s is the same on every machine.
         rounded, added = (weight * 2.0**bits).round(), (bias * 2.0**bits).round()
         largest = rounded.abs().flatten(0, -2).sum(0) * LIMIT + added.abs() + given * 2.0**bits
         if largest.max() < _EXACT:
@@ -68,7 +70,8 @@ def round_weights(name: str, weight: Tensor, bias: Tensor | None, given: float =
 
 
 def exp(x: np.ndarray) -> np.ndarray:
-    """e^x to some 15 digits by multiplications and additions alone: libraries' own differ in the last bit."""
+    """e^x to some 15 digits, by multiplications and additions alone, because the results of libraries differ in the
+    last bit."""
     powers = np.floor(x * 1.4426950408889634 + 0.5)
     rest = x - powers * 0.6931471805599453
     series = np.ones_like(rest)

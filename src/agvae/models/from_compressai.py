@@ -1,9 +1,9 @@
 """Weights of CompressAI's mbt2018-mean and mbt2018 as those of an AG-VAE model without gains.
 
-mbt2018-mean is AG-VAE with minnen2018, gain none, entropy symmetric and context none. mbt2018 has a context besides: a
-masked 5×5 convolution with 2M outputs and layers of other widths than ours. Context multiscale of width 3M/2 holds it:
-its 5×5 and 7×7 convolutions take M of these outputs each. The units that are left start at random, with weight 0 in the
-layer that reads them. So the model computes the same, and training can use them.
+mbt2018-mean is AG-VAE with minnen2018, gain none, entropy symmetric and context none. mbt2018 also has a context: a
+masked 5×5 convolution with 2M outputs, and layers of other widths than ours. Context multiscale of width 3M/2 can hold
+it: its 5×5 and 7×7 convolutions take M of these outputs each. The remaining units start at random, with weight 0 in the
+layer that reads them. So the model computes the same result, and training can use these units.
 """
 
 import re
@@ -56,7 +56,7 @@ def from_compressai(state_dict: Mapping[str, Tensor]) -> AGVAE:
 
 
 def our_name(name: str) -> str | None:
-    """Our name for a weight of CompressAI's, of any version; None for buffers that ours does without."""
+    """Our name for a weight of CompressAI, of any version. None for buffers that our model does not need."""
     name = name.removeprefix("module.")
     if "_reparam" in name or name.startswith("gaussian_conditional") or name.endswith(".mask"):
         return None
@@ -69,7 +69,7 @@ def our_name(name: str) -> str | None:
 
 
 def _with_context(weights: dict[str, Tensor], ours: dict[str, Tensor], M: int) -> dict[str, Tensor]:
-    """Weights with those of h_s's last layer and of the context put into ours, which have more units."""
+    """Weights, with those of the last layer of h_s and of the context copied into ours, which have more units."""
     convolution, bias = (weights.pop(f"context_prediction.{part}") for part in ("weight", "bias"))
     layers = [tuple(weights.pop(f"entropy_parameters.{i}.{part}") for part in ("weight", "bias")) for i in (0, 2, 4)]
     (first, first_bias), (middle, middle_bias), (last, last_bias) = ((w.flatten(1), b) for w, b in layers)
@@ -77,7 +77,7 @@ def _with_context(weights: dict[str, Tensor], ours: dict[str, Tensor], M: int) -
     ours = {name: w.clone() for name, w in ours.items()}
 
     def put(name: str, weight: Tensor, bias: Tensor | None, columns: slice) -> None:
-        """Into the first rows of a layer: the weight at these columns, 0 at the others."""
+        """Copy into the first rows of a layer: the weight at these columns, and 0 at the others."""
         rows = len(weight)
         ours[f"{name}.weight"][:rows] = 0
         ours[f"{name}.weight"][:rows, columns] = weight

@@ -1,4 +1,4 @@
-"""The layers of the transforms, as plain formulas, and where a kernel (agvae.models.kernels) takes their place."""
+"""The layers of the transforms as plain formulas, and the kernels (agvae.models.kernels) that replace them."""
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from agvae.models.kernels import depthwise, gdn, phases, winograd
 class GDN(nn.Module):
     """Generalised divisive normalisation y_i = x_i / √(β_i + Σ_j γ_ij x_j²), or its inverse (Ballé et al. 2016).
 
-    β and γ are stored as square roots, with CompressAI's names and reparametrisation. In inference on a CPU the result
-    takes the place of x: a convolution comes before, whose output nobody else reads."""
+    β and γ are stored as square roots, with CompressAI's names and reparametrisation. In inference on a CPU, the result
+    overwrites x, which is always the output of a convolution that nothing else reads."""
 
     BETA_MIN = 1e-6
     PEDESTAL = 2.0**-36
@@ -82,7 +82,7 @@ def subpixel(inputs: int, outputs: int, kernel: int = 3, factor: int = 2) -> nn.
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside the identity, or beside a 1×1 where the channels change."""
+    """Two 3×3 convolutions beside the identity, or beside a 1×1 convolution if the number of channels changes."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -106,7 +106,7 @@ class ResidualDown(nn.Module):
         self.skip = conv(inputs, outputs, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not a strided 1×1 convolution: the backward pass of oneDNN's, channels last, writes past its memory on CPUs.
+        # Not a strided 1×1 convolution: oneDNN's backward pass of it, channels last, writes outside its memory on CPUs.
         return self.body(x) + self.skip(x[:, :, ::2, ::2])
 
 
@@ -125,7 +125,7 @@ class ResidualUp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Simplified attention x + a(x) · σ(b(x)), both of residual bottlenecks (Cheng et al. 2020)."""
+    """Simplified attention x + a(x) · σ(b(x)); a and b consist of residual bottlenecks (Cheng et al. 2020)."""
 
     class Unit(nn.Module):
         """1×1, 3×3, 1×1 bottleneck beside the identity."""
@@ -151,14 +151,14 @@ class Attention(nn.Module):
 
 
 STREAM_BOUND = 32.0
-"""Largest magnitude of a depthwise network's residual stream after a block. In photographs it stays under 20."""
+"""Largest magnitude of a depthwise network's residual stream after a block. In photographs it stays below 20."""
 
 
 class DepthwiseBlock(nn.Module):
-    """Two residual halves: 1×1, depthwise 3×3, 1×1 over space; then a gated 1×1 pair over channels.
+    """Two residual halves: 1×1, depthwise 3×3 and 1×1 over space; then a gated pair of 1×1 over channels.
 
     The result is clamped to ±STREAM_BOUND, in training and in coding. The gate multiplies two values of the stream.
-    Without the bound the stream squares itself from block to block: on one-pixel stripes it reached infinity."""
+    Without the bound, the stream could square from block to block: on one-pixel stripes it reached infinity."""
 
     def __init__(self, channels: int):
         super().__init__()

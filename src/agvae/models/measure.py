@@ -1,4 +1,4 @@
-"""What tiles need to know of a network, measured on the network itself: how far it sees, and the memory it takes."""
+"""Facts that tiles need, measured on the network itself: how far it sees, and how much memory it takes."""
 
 import copy
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from torch.overrides import TorchFunctionMode
 from agvae.strides import STRIDE_Y, Y_PER_Z
 
 _LENGTHS = (8, 16, 32, 64)
-"""Cells of the strips on which a reach is sought, the first that is longer than it."""
+"""Lengths, in cells, of the strips on which a reach is sought. The first one longer than the reach is used."""
 
 _SIDES = (64, 128)
-"""Sides of the pictures whose difference in memory is that of pixels, without what does not grow with them."""
+"""Sides of the two pictures whose difference in memory gives the bytes per pixel, without constant costs."""
 
 
 class Reach(NamedTuple):
-    """How far an element of a network's output sees past its own cell of the coarser side, on each side of it.
+    """How far an element of a network's output sees beyond its own cell of the coarser side, on each side of it.
 
     g_a, g_s: in latents (16 pixels); h_s: in hyper-latents (64 pixels). Tiles need halos of this width."""
 
@@ -28,11 +28,11 @@ class Reach(NamedTuple):
 
 
 class UnboundedError(ValueError):
-    """A network sees the whole picture, and so cannot be run in tiles; the message names it."""
+    """A network sees the whole picture, so it cannot be run in tiles. The message names it."""
 
 
 def reach_of(g_a: nn.Module, g_s: nn.Module, h_s: nn.Module, M: int, N: int) -> Reach:
-    """The reach of each network. Raises UnboundedError for one that sees 64 cells and more."""
+    """The reach of each network. Raises UnboundedError if a network sees 64 cells or more."""
     return Reach(
         _reach("g_a", g_a, 3, STRIDE_Y, 1), _reach("g_s", g_s, M, 1, STRIDE_Y), _reach("h_s", h_s, N, 1, Y_PER_Z)
     )
@@ -40,9 +40,10 @@ def reach_of(g_a: nn.Module, g_s: nn.Module, h_s: nn.Module, M: int, N: int) -> 
 
 @torch.no_grad()
 def _reach(name: str, network: nn.Module, channels: int, cell: int, out_cell: int) -> int:
-    """How many cells away an output still depends on a cell of the input.
+    """The distance, in cells, at which an output still depends on an input.
 
-    NaN goes through every sum, whatever the weights. In float64 no kernel mixes neighbours beside the formula."""
+    NaN passes through every sum, whatever the weights are. In float64, no kernel mixes neighbours that the formula does
+    not."""
     network = copy.deepcopy(network).eval().double()
     device = next(network.parameters()).device
     for length in _LENGTHS:
@@ -63,7 +64,7 @@ def _reach(name: str, network: nn.Module, channels: int, cell: int, out_cell: in
 
 
 class _Live(TorchFunctionMode):
-    """Counts the bytes of the tensors that live at once."""
+    """Counts the bytes of the tensors that exist at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class _Live(TorchFunctionMode):
 
 @torch.inference_mode()
 def bytes_per_pixel(g_a: nn.Module, g_s: nn.Module, M: int) -> float:
-    """The memory that the tensors of g_a or g_s take at once in inference, in bytes for each pixel."""
+    """The memory that the tensors of g_a or g_s take at once in inference, in bytes per pixel."""
     weight = next(g_a.parameters())
 
     def most(network: nn.Module, channels: int, scale: int, side: int) -> int:

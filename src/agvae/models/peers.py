@@ -15,11 +15,11 @@ LAMBDAS = {
     "mse": [0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800],
     "msssim": [0.00240, 0.00458, 0.00873, 0.01664, 0.03173, 0.06050, 0.11537, 0.22000],
 }
-"""By `loss.name`, the λ with which CompressAI trained its qualities 1 to 8. Theirs multiplies 1 − MS-SSIM, ours
-1000·(1 − MS-SSIM)."""
+"""The λ with which CompressAI trained its qualities 1 to 8, by `loss.name`. CompressAI's multiplies 1 − MS-SSIM, ours
+multiplies 1000·(1 − MS-SSIM)."""
 
 VARIABLE = "-vbr"
-"""How the name of a variable-rate architecture ends."""
+"""The end of the name of a variable-rate architecture."""
 
 
 def library() -> ModuleType:
@@ -32,9 +32,9 @@ def library() -> ModuleType:
 
 
 def widths_by_quality(architecture: str) -> dict[int, tuple[int, ...]]:
-    """CompressAI's widths (N, M), or (N,), by quality; those of a variable-rate model, which has one set, under 0.
+    """CompressAI's widths (N, M), or (N,), by quality. A variable-rate model has one set of widths, under 0.
 
-    Raises ConfigError for an architecture that the installed version does not have."""
+    Raises ConfigError if the installed version does not have the architecture."""
     zoo = library().zoo
     variable = {name: {0: widths} for name, widths in zoo.image_vbr.cfgs.items()}
     known: dict[str, dict[int, tuple[int, ...]]] = {**zoo.image.cfgs, **variable}
@@ -52,14 +52,14 @@ def check_quality(architecture: str, quality: float | None) -> int:
 
 
 class PeerModel(nn.Module):
-    """A model of CompressAI as `net`, trained and evaluated as AG-VAE is.
+    """A model of CompressAI as `net`, trained and evaluated like AG-VAE.
 
-    A fixed-rate model has one level. A variable-rate one (`…-vbr`) has eight, with their scales of the latent; it is
-    trained in its variable-rate stage, one scale per picture. Between levels the scale is interpolated as AG-VAE's
-    gains are, linearly in its logarithm."""
+    A fixed-rate model has one level. A variable-rate model (`…-vbr`) has eight, with a scale of the latent for each. It
+    is trained in its variable-rate stage, with one scale per picture. Between levels, the scale is interpolated like
+    the gains of AG-VAE, linearly in its logarithm."""
 
     def __init__(self, architecture: str, quality: int | None = None, N: int | None = None, M: int | None = None):
-        """`quality`, 1 to 8 (6 for cheng2020), gives a fixed-rate model its widths and λ; N and M are other widths.
+        """`quality`, 1 to 8 (6 for cheng2020), sets the widths and λ of a fixed-rate model. N and M set other widths.
 
         Raises ConfigError for a choice that does not exist."""
         super().__init__()
@@ -79,9 +79,9 @@ class PeerModel(nn.Module):
 
     @classmethod
     def pretrained(cls, architecture: str, quality: int | None) -> "PeerModel":
-        """The model with CompressAI's own weights for MSE, from its loader, which downloads and keeps them.
+        """The model with CompressAI's own weights for MSE, from its loader, which downloads them and keeps them.
 
-        Raises OSError or RuntimeError if they cannot be had."""
+        Raises OSError or RuntimeError if they are not available."""
         model = cls(architecture, quality)
         model.net = library().zoo.image_models[architecture](model.quality, "mse", pretrained=True, progress=False)
         return model.eval()
@@ -93,22 +93,22 @@ class PeerModel(nn.Module):
 
     @property
     def own_lambdas(self) -> dict[str, list[float]]:
-        """By `loss.name`, the λ of each level that the model is trained with unless loss.lambdas is set."""
+        """The λ of each level, by `loss.name`, with which the model is trained unless loss.lambdas is set."""
         if self.variable:
             return LAMBDAS
         return {name: [lambdas[self.quality - 1]] for name, lambdas in LAMBDAS.items()}
 
     def initialise_gains(self, lambdas: list[float]) -> None:
-        """Set a variable-rate model's scales to √(λ/λ_max), which for CompressAI's λ are its own."""
+        """Set the scales of a variable-rate model to √(λ/λ_max). For CompressAI's λ, these are CompressAI's scales."""
         if self.variable:
             scales = (torch.tensor(lambdas) / max(lambdas)).sqrt()
             self.net.Gain.data.copy_(scales)
 
     def forward(self, x: Tensor, quality: Tensor | float) -> Output:
-        """Code x (B, 3, H, W), in [0, 1], at a quality in [0, levels − 1], one for all or one per picture.
+        """Code x (B, 3, H, W), in [0, 1], at a quality in [0, levels − 1], one for all pictures or one for each.
 
-        In training mode CompressAI's noise stands in for rounding; in evaluation mode it rounds. Training takes whole
-        qualities."""
+        In training mode, CompressAI's noise stands in for rounding; in evaluation mode, the model rounds. Training uses
+        whole qualities."""
         if not self.variable:
             return _output(self.net(x))
         qualities = torch.as_tensor(quality, device=x.device).expand(len(x))
@@ -118,9 +118,9 @@ class PeerModel(nn.Module):
         return Output(*(torch.cat(parts)[order] for parts in zip(*outputs, strict=True)))
 
     def scaled(self, quality: float) -> dict[str, Any]:
-        """The arguments that make `net` work at a quality; none for a fixed-rate model.
+        """The arguments with which `net` works at a quality. Empty for a fixed-rate model.
 
-        In training its forward reads the level `s`, otherwise the scale."""
+        In training, its forward reads the level `s`; otherwise it reads the scale."""
         if not self.variable:
             return {}
         log_scales, level = self.net.Gain.detach().abs().log(), min(int(quality), self.levels - 2)
@@ -141,7 +141,7 @@ class PeerModel(nn.Module):
         return [p for name, p in self.named_parameters() if not _is_quantile(name) and p.requires_grad]
 
     def start_from(self, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """Take over weights of the same architecture, or for a variable-rate one those of its fixed-rate twin.
+        """Load weights of the same architecture or, for a variable-rate model, those of its fixed-rate twin.
 
         Raises ConfigError for any other."""
         wanted, found = self.config["architecture"], config.get("architecture")
@@ -167,13 +167,13 @@ def _is_quantile(name: str) -> bool:
 
 
 def _output(out: dict[str, Any]) -> Output:
-    """CompressAI's dictionary as ours; a model without hyper-latent has an empty z."""
+    """Converts CompressAI's dictionary into ours. A model without hyper-latent has an empty z."""
     y = out["likelihoods"]["y"]
     return Output(out["x_hat"], y, out["likelihoods"].get("z", y.new_ones(len(y), 0)))
 
 
 def _in_float32(net: nn.Module) -> nn.Module:
-    """Let autocast have the transforms alone: latents and likelihoods are float32, as AG-VAE's are."""
+    """Restrict autocast to the transforms. Latents and likelihoods stay float32, as those of AG-VAE do."""
     for name, module in net.named_children():
         if re.fullmatch("[gh]_[as]", name):
             module.register_forward_hook(lambda module, inputs, output: output.float())

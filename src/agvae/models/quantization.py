@@ -1,4 +1,4 @@
-"""Quantisers: what stands in for rounding while training, and rounding itself."""
+"""Quantisers: rounding, and what replaces it in training."""
 
 import torch
 from torch import Tensor
@@ -24,13 +24,14 @@ QUANTIZERS = ("universal", "noise", "mixed")
 
 
 def quantize_for_rate(x: Tensor, name: str) -> Tensor:
-    """`x` as the quantiser `name` gives it to the rate in training: dithered for `universal`, else noisy."""
+    """The values of `x` that the rate sees in training with the quantiser `name`: dithered for `universal`, noisy
+    otherwise."""
     return add_dither(x) if name == "universal" else add_noise(x)
 
 
 def quantize_for_distortion(x: Tensor, for_rate: Tensor, name: str, offset: Tensor) -> Tensor:
-    """The values that the distortion sees beside `for_rate`, those that the rate sees.
+    """The values that the distortion sees, given `for_rate`, the values that the rate sees.
 
-    For `mixed` x is rounded to `offset` + integers, with the gradient of the identity (Minnen & Singh 2020). For
-    `universal` and `noise` both halves of the loss see the same values."""
+    For `mixed`, x is rounded to `offset` + integers, with the gradient of the identity (Minnen & Singh 2020). For
+    `universal` and `noise`, both halves of the loss see the same values."""
     return round_ste(x - offset) + offset if name == "mixed" else for_rate

@@ -1,4 +1,4 @@
-"""Everything that a file of a model needs of its networks, checked while they are still at random."""
+"""Checks that a model file could hold these networks, while their weights are still random."""
 
 import torch
 
@@ -9,11 +9,12 @@ from agvae.strides import STRIDE_Y, STRIDE_Z
 
 @torch.no_grad()
 def check_exportable(model: AGVAE) -> None:
-    """Raise ValueError unless the model can be exported and code pictures, saying in one sentence what is possible.
+    """Raise ValueError, with one sentence that says what is possible, unless the model can be exported and code
+    pictures.
 
-    The networks must have the strides of the format, see a bounded neighbourhood, and those that the parse depends on
-    an exact form, whose sums fit at least the weights that training begins with."""
-    rows, columns = 2, 3  # of z: no network may mix them up
+    The networks must have the strides of the format and see a bounded neighbourhood. Those that the parse depends on
+    must have an exact form, whose sums fit at least the weights with which training begins."""
+    rows, columns = 2, 3  # of z, and different, so that no network can swap them unnoticed
     device = next(model.parameters()).device
     x = torch.zeros(1, 3, rows * STRIDE_Z, columns * STRIDE_Z, device=device)
     y_size = rows * STRIDE_Z // STRIDE_Y, columns * STRIDE_Z // STRIDE_Y
@@ -30,8 +31,10 @@ def check_exportable(model: AGVAE) -> None:
         try:
             found = tuple(getattr(model, name)(given).shape)
         except RuntimeError as error:
-            raise ValueError(f"{name} must take {tuple(given.shape)}: {str(error).splitlines()[0]}") from error
+            raise ValueError(
+                f"{name} must accept an input of {tuple(given.shape)}: {str(error).splitlines()[0]}"
+            ) from error
         if found != (1, channels, *size):
-            raise ValueError(f"{name} must make {(1, channels, *size)} of {tuple(given.shape)}, not {found}")
+            raise ValueError(f"{name} must turn {tuple(given.shape)} into {(1, channels, *size)}, not {found}")
     exact(model)
     model.train(training)

@@ -1,4 +1,4 @@
-"""The interface between a model and its training: what AG-VAE and the models of other projects have in common."""
+"""The interface between a model and its training, shared by AG-VAE and the models of other projects."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -12,9 +12,9 @@ from agvae.models.agvae import AGVAE, Output
 class Trainable(Protocol):
     """A model that `AGVAEModule` trains: an `nn.Module` with these members.
 
-    config: what `build_model` made it from; checkpoints hold it. levels: how many λ it is trained for, its qualities
-    being [0, levels − 1]. own_lambdas: by `loss.name`, the λ of each level that stand in for the ladder of the loss;
-    empty for a model without any of its own."""
+    config: the configuration from which `build_model` made it; checkpoints store it. levels: the number of λ that it is
+    trained for; its qualities are [0, levels − 1]. own_lambdas: the λ of each level, by `loss.name`, that replace the
+    ladder of the loss; empty if the model has none."""
 
     config: dict[str, Any]
     levels: int
@@ -23,13 +23,13 @@ class Trainable(Protocol):
     def own_lambdas(self) -> Mapping[str, list[float]]: ...
 
     def __call__(self, x: Tensor, quality: Tensor | float) -> Output:
-        """Rate and picture at a quality, one for all or one per picture; rounded in evaluation mode."""
+        """Rate and picture at a quality, one for all or one per picture. Rounds in evaluation mode."""
 
     def initialise_gains(self, lambdas: list[float]) -> None:
-        """Start from scales of the latent that suit these λ, where the model has any."""
+        """Start from scales of the latent that suit these λ, if the model has scales."""
 
     def aux_loss(self) -> Tensor:
-        """A loss of the quantiles alone, added to that of the network."""
+        """A loss of the quantiles alone, which is added to that of the network."""
 
     def network_parameters(self) -> list[nn.Parameter]: ...
     def quantile_parameters(self) -> list[nn.Parameter]: ...
@@ -41,7 +41,7 @@ class Trainable(Protocol):
 
 
 def is_peer(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration `model` is of another project's model (conf/model/compressai.yaml)."""
+    """Whether a configuration `model` describes a model of another project (conf/model/compressai.yaml)."""
     return "architecture" in config
 
 
@@ -56,4 +56,4 @@ def build_model(config: dict[str, Any]) -> Trainable:
     except TypeError:
         own = ("architecture", "quality", "N", "M")
         unknown = ", ".join(f"model.{key}" for key in config if key not in own)
-        raise ValueError(f"model=compressai has no {unknown}: leave it out") from None
+        raise ValueError(f"model=compressai has no key {unknown}: remove it") from None

@@ -1,9 +1,9 @@
 """Analysis and synthesis transforms: g_a, g_s between picture and latent y, h_a, h_s between y and z.
 
-A transforms function takes its widths and the channels that h_s must give, and returns a `Transforms`. To add one
-here, write such a function, enter it in TRANSFORMS and give it a file in conf/model/transforms/. One of your own can
-also stay in your package: docs/extending.md.
-Every layer reads a bounded neighbourhood, so that a picture can be transformed in tiles.
+A transforms function takes its widths and the number of channels that h_s must return, and returns a `Transforms`. To
+add one here, write such a function, enter it in TRANSFORMS and give it a file in conf/model/transforms/. You can also
+keep one in your own package: docs/extending.md. Every layer reads a bounded neighbourhood, so that a picture can be
+transformed in tiles.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ from agvae.models.layers import (
 class Transforms(NamedTuple):
     """The four networks of a hyperprior model and the channels between them.
 
-    g_a: (B, 3, H, W) → (B, M, H/16, W/16); g_s back. h_a: (B, M, H/16, W/16) → (B, N, H/64, W/64);
-    h_s: (B, N, H/64, W/64) → (B, channels asked for, H/16, W/16), of layers that have an exact form
-    (`agvae.models.exact`)."""
+    g_a: (B, 3, H, W) → (B, M, H/16, W/16); g_s is its inverse. h_a: (B, M, H/16, W/16) → (B, N, H/64, W/64); h_s: (B,
+    N, H/64, W/64) → (B, requested channels, H/16, W/16), made of layers that have an exact form (`agvae.models.exact`).
+    """
 
     g_a: nn.Module
     g_s: nn.Module
@@ -116,8 +116,8 @@ def _hyper_synthesis(N: int, M: int, hyper_channels: int, H: int | None = None) 
 def depthwise(N: int, M: int, hyper_channels: int, blocks: int, H: int | None = None) -> Transforms:
     """Depthwise-separable blocks at 1/8 and 1/16 of the resolution (after EVC and DCVC-RT).
 
-    H: the width of h_s, which grows with M where it is not given, and then takes longer than g_s does.
-    Training starts from a block transform: see `start_as_block_transform`."""
+    H: the width of h_s. Without it, the width grows with M, and h_s takes longer than g_s. Training starts from a block
+    transform: see `start_as_block_transform`."""
     g_a = nn.Sequential(
         nn.PixelUnshuffle(8), conv(3 * 64, N, 1, 1),
         *(DepthwiseBlock(N) for _ in range(blocks)),

@@ -83,7 +83,7 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     seen: set[Path] = set()
     for folder in map(Path, folders):
         if not folder.is_dir():
-            runs.note(folder, "is a file, and a report is made of folders" if folder.exists() else "no such folder")
+            runs.note(folder, "is a file; give the folder of a run" if folder.exists() else "no such folder")
             continue
         before = len(seen), len(runs.notes)
         for path in _run_folders(folder, runs):
@@ -139,7 +139,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     """Raises OSError, and ValueError for anything but a JSON object."""
     content = json.loads(file.read_text())
     if not isinstance(content, dict):
-        raise ValueError("it holds no object")
+        raise ValueError("it must hold a JSON object")
     return content
 
 
@@ -148,7 +148,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _read_training(path: Path, config: dict[str, Any], runs: Runs) -> None:
     if not any(any(path.glob(mark)) for mark in ("rd.csv", "checkpoints/*.ckpt", "csv/version_*/metrics.csv")):
-        runs.note(path, "has nothing but its configuration: left out")
+        runs.note(path, "holds only its configuration: left out")
         return
     scalars = _read_scalars(path, runs)
     checkpoint = _read_checkpoint(path, runs)
@@ -156,7 +156,7 @@ def _read_training(path: Path, config: dict[str, Any], runs: Runs) -> None:
     logged = max((points[-1][0] + 1 for points in scalars.values()), default=0)
     steps = max(checkpoint.get("global_step", 0), logged, step or 0)
     if not (curve or scalars or checkpoint):
-        runs.note(path, "holds nothing that can be read but its configuration: left out")
+        runs.note(path, "holds no readable file but its configuration: left out")
         return
     wanted = (config.get("trainer") or {}).get("max_steps") or 0
     if 0 < steps < wanted:
@@ -174,9 +174,13 @@ def _run_facts(path: Path, config: Mapping[str, Any], checkpoint: Mapping[str, A
     try:
         return known | _read_json(path / RUN_FILE)
     except FileNotFoundError:
-        runs.note(path, f"has no {RUN_FILE}, so an older version trained it: evaluations of its model stand apart")
+        runs.note(
+            path, f"has no {RUN_FILE}, so an older version trained it: evaluations of its model are listed separately"
+        )
     except (OSError, ValueError) as error:
-        runs.note(path, f"{RUN_FILE} cannot be read ({_first_line(error)}): evaluations of its model stand apart")
+        runs.note(
+            path, f"{RUN_FILE} cannot be read ({_first_line(error)}): evaluations of its model are listed separately"
+        )
     return known
 
 
@@ -275,7 +279,7 @@ def _read_evaluation(path: Path, runs: Runs) -> None:
             facts = summary.get("facts", {})
             runs.evaluation.append(EvaluationRun(path, dataset, images, curves, summary.get("checkpoint"), facts))
     if not found:
-        runs.note(path, "is an evaluation without results, so it did not come to its end: left out")
+        runs.note(path, "is an evaluation that did not finish and has no results: left out")
 
 
 def _read_summary(path: Path, runs: Runs) -> dict[str, Any]:
@@ -283,10 +287,10 @@ def _read_summary(path: Path, runs: Runs) -> dict[str, Any]:
         summary = _read_json(path / "summary.json")
     except (OSError, ValueError) as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_first_line(error)})"
-        runs.note(path, f"summary.json {why}: which model it evaluated is unknown")
+        runs.note(path, f"summary.json {why}: the model that it evaluated is unknown")
         return {}
     if summary.get("interrupted"):
-        runs.note(path, f"was interrupted: its means are over {summary.get('images')} images")
+        runs.note(path, f"was interrupted: its means cover {summary.get('images')} images")
     if skipped := summary.get("skipped"):
         runs.note(path, f"left out {len(skipped)} image{'s' * (len(skipped) > 1)} that could not be read or coded")
     if "facts" not in summary:
@@ -310,7 +314,7 @@ def _read_curve(file: Path, path: Path, runs: Runs) -> Curve | None:
         if "bpp" not in curve.results or len(lengths) != 1:
             raise ValueError("bpp is missing, or its lists differ in length")
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        runs.note(path, f"{name} is no curve of the RD schema ({_first_line(error)}): left out")
+        runs.note(path, f"{name} is not a curve in the RD schema ({_first_line(error)}): left out")
         return None
     for key in sorted(curve.results.keys() - set(_CURVE_KEYS)):
         runs.note(path, f"{name} has the unknown metric {key}: left out")

@@ -156,7 +156,7 @@ def _note_ladders(models: Iterable[Model], notes: list[str]) -> None:
     for ladders in by_loss.values():
         if len(ladders) > 1:
             words = "; ".join(f"{ends} in {', '.join(labels)}" for ends, labels in ladders.items())
-            notes.append(f"λ ladders differ ({words}): a BD-rate is over the quality that both curves reach")
+            notes.append(f"λ ladders differ ({words}): a BD-rate covers only the qualities that both curves reach")
 
 
 # ------------------------------------------------ what it was measured on
@@ -209,14 +209,14 @@ def _measured(
 ) -> MeasuredModel:
     if not model.joined:
         for run, _ in found[1:]:
-            notes.append(f"{run.path}: {model.label} was measured on these images before: left out")
+            notes.append(f"{run.path}: {model.label} was already measured on these images: left out")
         curve = replace(found[0][1], name=model.label)
         return MeasuredModel(model, curve, tuple(map(_place, curve.results.get("quality", []))))
     by_lambda: dict[float, Curve] = {}
     for run, curve in found:
         value = chosen[_identity(run)].get(LAMBDAS, [math.nan])[0]
         if value in by_lambda:
-            notes.append(f"{run.path}: there is a fixed-rate model with λ = {value:g} already: left out")
+            notes.append(f"{run.path}: another fixed-rate model has λ = {value:g} already: left out")
         else:
             by_lambda[value] = curve
     ordered = sorted(by_lambda.items())

@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _build(target: str | None) -> None:
     names = ("entity", "project") if target is None else target.split("/")
     if len(names) != 2 or not all(names):
-        raise ConfigError(f"--publish {target}: give a user or team and a project, as in --publish anna/agvae")
+        raise ConfigError(f"--publish must be a user or team and a project, as in --publish anna/agvae, not {target}")
     view, page = workspace(*names), report(*names)
     if target is None:
         for section in view.sections:
@@ -182,7 +182,7 @@ def _build(target: str | None) -> None:
         print(f"workspace: {view.save().url}")
         print(f"report: {page.save().url}")
     except Exception as error:  # of W&B's libraries, from no network to no such team
-        raise DataError(f"W&B did not take it: {' '.join(str(error).split())}") from error
+        raise DataError(f"W&B refused the upload: {' '.join(str(error).split())}") from error
 
 
 if __name__ == "__main__":

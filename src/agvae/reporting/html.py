@@ -28,7 +28,7 @@ def render(comparison: Comparison, title: str) -> str:
 
         from agvae.reporting import charts
     except ImportError as error:
-        raise ConfigError(f"a report needs {error.name}: pip install -e '.[report]'") from None
+        raise ConfigError(f"a report needs {error.name}, which is not installed: pip install -e '.[report]'") from None
 
     # Two evaluations of one data set may be over other images: the number makes their names in links differ.
     panels = [_panel(panel, f"{slug(panel.title)}-{i}") for i, panel in enumerate(comparison.panels, 1)]

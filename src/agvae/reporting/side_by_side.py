@@ -113,7 +113,7 @@ def _draw(options: argparse.Namespace) -> None:
     image = load_rgb(options.photo)
     part = options.part or busiest_part(image)
     if part.x + part.width > image.shape[1] or part.y + part.height > image.shape[0]:
-        raise DataError(f"--part {part} must lie within the picture, {image.shape[1]}×{image.shape[0]}")
+        raise DataError(f"--part {part} must lie within the picture, which is {image.shape[1]}×{image.shape[0]}")
     pictures = at_one_rate(image, options.bpp, options.codecs, options.models)
     file = BytesIO()
     side_by_side(pictures, part, f"{options.photo.stem} at {options.bpp:g} bits per pixel").savefig(file, format="png")

@@ -88,7 +88,8 @@ class Tracking(Callback):
         self.qualities = self.qualities or sorted({0.0, float(top // 2), float(top)})
         if missing := [quality for quality in self.qualities if quality not in pl_module.qualities]:
             raise ConfigError(
-                f"callbacks.tracking.qualities: {missing[0]:g} is not validated at, add it to validation.qualities"
+                f"callbacks.tracking.qualities has {missing[0]:g}, at which the run does not validate; add it to "
+                "validation.qualities"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

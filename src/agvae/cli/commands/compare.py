@@ -31,7 +31,10 @@ def compare(options: argparse.Namespace) -> None:
         file = unpack(data)
         if (file.header.width, file.header.height) != (width, height):
             size = f"{file.header.width}×{file.header.height}"
-            raise BitstreamError(f"holds a picture of {size}, and the original is one of {width}×{height}")
+            raise BitstreamError(
+                f"holds a picture of {size}, but the original is {width}×{height}; give the picture that the file was "
+                "made from"
+            )
         if file.header.kind is Kind.LEARNED:
             decoded = Codecs(options).of(file.header.fingerprint).decompress(file, max_pixels=options.max_pixels)
         else:
@@ -42,7 +45,7 @@ def compare(options: argparse.Namespace) -> None:
     psnr, ms_ssim = metrics.psnr(original, pixels), metrics.ms_ssim(original, pixels)
     say(f"bpp      {metrics.bits_per_pixel(len(data), width, height):.4f} ({len(data)} bytes)")
     say(f"PSNR     {'exact' if psnr == float('inf') else f'{psnr:.2f} dB'}")
-    say(f"MS-SSIM  {f'{ms_ssim:.4f}' if ms_ssim == ms_ssim else 'not defined for so small a picture'}")
+    say(f"MS-SSIM  {f'{ms_ssim:.4f}' if ms_ssim == ms_ssim else 'not defined for a picture this small'}")
     if options.output:
         from PIL import Image
 

@@ -30,10 +30,10 @@ def compress(options: argparse.Namespace) -> int:
 
     jobs = jobs_of(options.paths, ".agv", "OUT.agv or a folder", is_picture)
     if wrong := [job.output for job in jobs if is_picture(job.output)]:
-        raise ConfigError(f"{wrong[0]}: the output of compress is an .agv file or a folder, not a picture")
+        raise ConfigError(f"{wrong[0]}: the output of compress must be an .agv file or a folder, not a picture")
     target = {name: getattr(options, name) for name in TARGETS if getattr(options, name) is not None}
     if options.lossless and options.effort:
-        raise ConfigError("--effort has no use with --lossless: leave one of them out")
+        raise ConfigError("--effort has no effect with --lossless; remove one of them")
     codec = _Lazy(options)
 
     def work(job: Job, share: Share) -> Result:

@@ -74,7 +74,9 @@ def _output_suffix(options: argparse.Namespace, jobs: list[Job], form: str) -> s
     elif options.format is None:
         suffix = Path(jobs[0].output).suffix
     else:
-        raise ConfigError("--format is for a folder or standard output; the suffix of a file says its format")
+        raise ConfigError(
+            "--format works only with a folder or standard output; the suffix of an output file sets its format"
+        )
     try:
         format_of(suffix)
     except ImageError as error:

@@ -24,7 +24,7 @@ def demo(options: argparse.Namespace) -> None:
         from agvae.demo.space import write_space
 
         write_space(options.space, model, options.max_pixels)
-        say(f"{options.space}: a Space; upload the whole folder")
+        say(f"{options.space}: the Space is ready; upload the whole folder")
         return
     serving.serve(
         model,

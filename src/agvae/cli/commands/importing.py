@@ -29,7 +29,7 @@ def import_compressai(options: argparse.Namespace) -> None:
     file = io.BytesIO()
     torch.save({"hyper_parameters": {"model": model.config}, "state_dict": state, "global_step": 0}, file)
     write_atomically(options.output, file.getbuffer())
-    say(f"{options.output}: train it further, for a λ of your choice, with")
+    say(f"{options.output}: to train it further, for a λ of your choice, run")
     say(f"python train.py init_from={options.output} {_overrides(model)} loss.lambdas=[0.0067]")
 
 

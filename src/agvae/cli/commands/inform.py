@@ -71,7 +71,9 @@ def _in_words(facts: dict[str, Any]) -> dict[str, str]:
         + ("learned" if facts["body"] == "learned" else f"lossless, as {_FORMATS[facts['body']]}"),
     }
     if facts["model"]:
-        words["model"] = f"{card.name} ({facts['model']})" if card else f"{facts['model']}, which is not with agvae"
+        words["model"] = (
+            f"{card.name} ({facts['model']})" if card else f"{facts['model']}, which is not included in agvae"
+        )
         words["quality"] = quality_in_words(round(facts["quality"] * QUALITY_STEPS), card and card.levels)
     words["bytes"] = f"{facts['bytes']}, of these {facts['header_bytes']} before the body"
     words["rate"] = f"{facts['bpp']:.4f} bpp"

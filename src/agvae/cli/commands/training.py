@@ -12,11 +12,11 @@ def export(options: argparse.Namespace) -> None:
     from agvae.codec import model_file
 
     if options.output.suffix != ".safetensors":
-        raise ConfigError(f"{options.output}: a model file has the suffix .safetensors")
+        raise ConfigError(f"{options.output}: the output must have the suffix .safetensors")
     model = model_file.from_checkpoint(options.checkpoint, options.half)
     model.save(options.output)
     size = options.output.stat().st_size
-    say(f"{options.output}: {size / 1e6:.1f} MB, of it {model.tables.nbytes / 1e6:.2f} MB coding tables")
+    say(f"{options.output}: {size / 1e6:.1f} MB, including {model.tables.nbytes / 1e6:.2f} MB of coding tables")
 
 
 def shard(options: argparse.Namespace) -> None:
@@ -26,7 +26,7 @@ def shard(options: argparse.Namespace) -> None:
     index, headers = write_shards(options.folder, options.output, options.size * 10**6)
     for reason in headers.unreadable:
         note(f"left out: {one_line(reason)}")
-    say(f"{options.output}: {summary(index)}; train with data=shards data.root={options.output}")
+    say(f"{options.output}: {summary(index)}; to train on it, use data=shards data.root={options.output}")
 
 
 def report_runs(options: argparse.Namespace) -> None:

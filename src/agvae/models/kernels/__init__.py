@@ -1,7 +1,7 @@
-"""Layers written for speed on a CPU. Each equals the plain formula that its layer in agvae.models.layers shows.
+"""Layers written for speed on a CPU. Each computes the plain formula that its layer in agvae.models.layers shows.
 
-A layer takes the kernel where `usable` allows it; elsewhere (a GPU, autocast, torch.compile, other types) it runs
-the formula.
+A layer uses the kernel if `usable` allows it. Otherwise (a GPU, autocast, torch.compile, other types) it runs the
+formula.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether kernels may carry out a layer: in float32 on a CPU, where neither autocast nor a compiler decides."""
+    """Whether kernels may replace a layer: in float32 on a CPU, without autocast and without a compiler."""
     return (
         x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

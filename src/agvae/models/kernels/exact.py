@@ -12,30 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TILES = 512
-"""Most tiles at once, about, so that their values stay near the processor."""
+"""Approximate number of tiles at once, so that their values stay in the cache."""
 
 _G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
-"""The three elements of a kernel to its values at 0, 1, −1 and ∞."""
+"""Maps the three elements of a kernel to its values at 0, 1, −1 and ∞."""
 
 _READS = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]], dtype=torch.float64)
-"""Which values each of a tile's two outputs sums up: |Aᵀ|."""
+"""The values that each of a tile's two outputs adds up: |Aᵀ|."""
 
 
 class FewerProducts(nn.Module):
-    """A 3×3 convolution from whole units to sums in float64; weight (9, inputs, outputs), multiples of 2^−24."""
+    """A 3×3 convolution from whole units to sums in float64. weight (9, inputs, outputs) holds multiples of 2^−24."""
 
     def __init__(self, weight: Tensor, bias: Tensor):
         super().__init__()
         kernel = torch.einsum("ia,jb,abco->ijco", _G, _G, weight.unflatten(0, (3, 3)))
         bits = max(_fractional_bits(weight), _fractional_bits(bias))
-        # For each output the largest sum of |U|; a value of an input's tile is a sum of four inputs.
+        # The largest sum of |U| for each output. A value of an input's tile is a sum of four inputs.
         sums = torch.einsum("ki,lj,ijo->klo", _READS, _READS, kernel.abs().sum(2))
         self.limit = ((2.0 ** (53 - bits - 2) - bias.abs()) / (4 * sums).clamp(min=1e-9)).min().item()
         self.register_buffer("kernel", kernel.flatten(0, 1).contiguous(), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
     def usable(self, x: Tensor) -> bool:
-        """Whether this may carry out the convolution: on a CPU, where all sums over x are exact."""
+        """Whether this kernel may compute the convolution: on a CPU, if all sums over x are exact."""
         return x.device.type == "cpu" and x.abs().max().item() < self.limit
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class FewerProducts(nn.Module):
 
 
 def _fractional_bits(x: Tensor) -> int:
-    """The least s, at most 24, for which x are multiples of 2^−s."""
+    """The smallest s, at most 24, for which x are multiples of 2^−s."""
     return next(s for s in range(25) if s == 24 or torch.equal((x * 2.0**s).round(), x * 2.0**s))
 
 

@@ -2,7 +2,7 @@
 
     y = x · n^(∓½),     n = β + γ x²
 
-A run's norms are a matrix product; no tensor of the norms of a whole map is written to memory.
+The norms of a run are a matrix product. The norms of a whole map are never written to memory.
 """
 
 import torch
@@ -15,14 +15,14 @@ RUN = 1024
 
 
 def normalise(x: Tensor, beta: Tensor, gamma: Tensor, inverse: bool) -> Tensor:
-    """x (B, C, H, W) normalised, with a gradient. Without one, the result takes the place of x."""
+    """x (B, C, H, W) normalised, with a gradient. Without a gradient, the result overwrites x."""
     if torch.is_grad_enabled():
         return Normalise.apply(x, beta, gamma, inverse)
     return normalise_(x, beta, gamma, inverse)
 
 
 def normalise_(x: Tensor, beta: Tensor, gamma: Tensor, inverse: bool) -> Tensor:
-    """For inference, in the place of x: half the time of the formula, a third of its memory."""
+    """For inference, in place: half the time of the formula, and a third of its memory."""
     rows, transposed = positions(x), gamma.t().contiguous()
     for part in rows.split(RUN):
         norm = torch.addmm(beta, part * part, transposed).sqrt_()

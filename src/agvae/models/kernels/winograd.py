@@ -28,7 +28,7 @@ from torch import Tensor
 from agvae.machine_code import compiled
 
 TILES = 128
-"""Most tiles at once, so that their values stay near the processor."""
+"""Largest number of tiles at once, so that their values stay in the cache."""
 
 _POINTS = (25, 10, 1)
 """Points of a tile whose values lie in four, in two and in one phase."""
@@ -43,11 +43,11 @@ _G = np.array(
         [0, 0, 1],
     ]
 )
-"""The three elements of a kernel to its values at 0, 1, −1, 2, −2 and ∞."""
+"""Maps the three elements of a kernel to its values at 0, 1, −1, 2, −2 and ∞."""
 
 
 def _kernel_to_values() -> Tensor:
-    """(121, 25): the elements of a 5×5 kernel to its value in each slot."""
+    """(121, 25): maps the elements of a 5×5 kernel to its value in each slot."""
     axis = np.zeros((2, 6, 5))
     axis[0, :, 0::2] = _G
     axis[1, :5, 1::2] = _G[:5, :2]
@@ -65,7 +65,8 @@ _KERNEL = _kernel_to_values()
 
 
 def pays(weight: Tensor, positions: int) -> bool:
-    """Whether it is the faster way, as measured: in small maps the kernel's values take longer to read than to use."""
+    """Whether this kernel is faster, as measured. On small maps, reading the kernel's values takes longer than using
+    them."""
     return min(weight.shape[:2]) >= 128 and positions >= 1536
 
 
@@ -142,7 +143,7 @@ def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """Of the kernel (N, C, 5, 5) between the finer side x (B, C, 2H, 2W) and the coarser, grad (B, N, H, W)."""
+    """Gradient of the kernel (N, C, 5, 5) from the finer side x (B, C, 2H, 2W) and the gradient (B, N, H, W)."""
     x, grad = _channels_last(x), _channels_last(grad)
     inputs, outputs = x.shape[3], grad.shape[3]
     total = x.new_zeros(outputs, 121, inputs)
@@ -180,7 +181,7 @@ def _blocks(coarse: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def _values(coarse: Tensor, channels: int, slots: int) -> Tensor:
-    """Room for the values of a block."""
+    """Memory for the values of a block."""
     return coarse.new_empty(next(_blocks(coarse))[1], slots, channels)
 
 
@@ -271,7 +272,7 @@ def _tile(index, height, width):
 
 @_kernel
 def _window(x, picture, top, left, window):
-    """Copy what of x (B, H, W, C) lies at (top, left) into window (n, n·C), with zeros past its borders."""
+    """Copy the part of x (B, H, W, C) at (top, left) into window (n, n·C), with zeros outside its borders."""
     size, channels = len(window), x.shape[3]
     for r in range(size):
         for s in range(size):

@@ -32,7 +32,10 @@ def figure1(options: argparse.Namespace) -> None:
 
     codec = open_codec(options.model, options.device)
     if codec.model.gain is None:
-        raise DataError(f"{options.model}: a fixed-rate model (gain none) has no gain vectors to draw")
+        raise DataError(
+            f"{options.model}: is a fixed-rate model (gain none) and has no gain vectors; choose a model with gain "
+            "cvr or hcvr"
+        )
     numbers = {}
     for latent, unit, name in (("y", codec.model.gain, "figure1"), ("z", codec.model.hyper_gain, "figure1_z")):
         if unit is not None:
@@ -56,10 +59,13 @@ def figure2(options: argparse.Namespace) -> None:
 
     codec = open_codec(options.model, options.device)
     if codec.model.symmetric:
-        raise DataError(f"{options.model}: its entropy is symmetric; figure2 compares an asymmetric one with it")
+        raise DataError(
+            f"{options.model}: has symmetric entropy; --model must be an asymmetric model, and --symmetric a "
+            "symmetric one"
+        )
     other = open_codec(options.symmetric, options.device) if options.symmetric else None
     if other and not other.model.symmetric:
-        raise DataError(f"{options.symmetric}: its entropy is asymmetric; --symmetric takes a symmetric model")
+        raise DataError(f"{options.symmetric}: has asymmetric entropy; --symmetric must be a symmetric model")
     name, image = options.picture, load(options.images, options.picture)
     view = LatentView.at(codec, image, name, **({"bpp": options.bpp} if codec.levels > 1 else {"quality": 0.0}))
     coded, density = view.coded, (codec.model.form, codec.model.tail)
@@ -95,12 +101,15 @@ def figures3_6(options: argparse.Namespace) -> None:
 
     given = {"msssim": options.msssim, "mse": options.mse}
     if not any(given.values()):
-        raise ConfigError("--mse or --msssim must name a model")
+        raise ConfigError("give a model with --mse, --msssim or both")
     others = _others(options.codecs, dict(options.programs))
     models = {loss: open_codec(name, options.device) for loss, name in given.items() if name}
     for loss, codec in models.items():
         if codec.levels == 1:
-            raise DataError(f"{given[loss]}: a fixed-rate model, whose rate cannot be adapted to another codec's")
+            raise DataError(
+                f"{given[loss]}: is a fixed-rate model, so its rate cannot follow that of another codec; choose a "
+                "model with gain cvr or hcvr"
+            )
     targets = options.target or PAPER_TARGETS
     images = {picture: load(options.images, picture) for picture, _ in targets}
     # Before any codec runs: some take minutes.
@@ -171,7 +180,9 @@ def rd(options: argparse.Namespace) -> None:
         path for given in options.results for path in (sorted(given.glob("*.json")) if given.is_dir() else [given])
     ]
     if not paths:
-        raise DataError(f"{options.results[0]}: no curve (*.json) is there; evaluate.py writes RUN/results/DATASET")
+        raise DataError(
+            f"{options.results[0]}: has no curve (*.json); give a folder RUN/results/DATASET that evaluate.py wrote"
+        )
     curves = [_read_curve(path) for path in paths]
     names = Counter(curve.name for curve in curves)
     curves = [
@@ -192,7 +203,7 @@ def _read_curve(path: Path) -> "Curve":
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a curve of evaluate.py") from error
+        raise DataError(f"{path}: is not a curve that evaluate.py wrote") from error
 
 
 def _run_of(path: Path) -> str:

@@ -34,7 +34,7 @@ def load(folder: Path, name: str) -> np.ndarray:
 
     found = [path for path in list_images(folder) if name.lower() in (path.name.lower(), path.stem.lower())]
     if not found:
-        raise DataError(f"{folder}: no picture called {name} is there; --picture and --target name others")
+        raise DataError(f"{folder}: has no picture named {name}; choose another with --picture or --target")
     try:
         return load_rgb(found[0])
     except ImageError as error:

@@ -9,7 +9,7 @@ from agvae.arguments import Parser, count, parsed, positive
 from agvae.reporting.paper.commands import equations, figure1, figure2, figures3_6, rd
 from agvae.reporting.paper.pictures import PAPER_TARGETS, Target
 
-_MODEL = "a shipped model's name, a .safetensors file or a checkpoint (.ckpt)"
+_MODEL = "a name from `agvae models`, a .safetensors file or a checkpoint (.ckpt)"
 _OUTPUT = "folder for pictures, tables and numbers (default: outputs/paper)"
 
 
@@ -24,7 +24,9 @@ def build_parser() -> Parser:
         words = " ".join((command.__doc__ or "").split())
         added = commands.add_parser(name, help=words.partition(". ")[0].rstrip("."), description=words)
         added.add_argument("--output", type=Path, default=Path("outputs/paper"), metavar="DIR", help=_OUTPUT)
-        added.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="of pictures (default: png)")
+        added.add_argument(
+            "--format", choices=("png", "pdf", "svg"), default="png", help="format of pictures (default: png)"
+        )
         added.set_defaults(command=command)
         return added
 
@@ -38,7 +40,7 @@ def build_parser() -> Parser:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="folders RUN/results/DATASET of evaluate.py, or single curves (.json) of them",
+        help="folders RUN/results/DATASET that evaluate.py wrote, or single curves (.json) in them",
     )
     return parser
 
@@ -54,9 +56,9 @@ def _add_images(command: argparse.ArgumentParser) -> None:
 
 
 def _add_figure2(command: argparse.ArgumentParser) -> None:
-    _add_model(command, model="an asymmetric model", symmetric="a symmetric one to show beside it")
+    _add_model(command, model="an asymmetric model", symmetric="a symmetric model to show beside it")
     _add_images(command)
-    command.add_argument("--picture", default="kodim21", metavar="NAME", help="a file's name (default: kodim21)")
+    command.add_argument("--picture", default="kodim21", metavar="NAME", help="name of the file (default: kodim21)")
     command.add_argument("--bpp", type=positive, default=0.5, metavar="B", help="rate of the file (default: 0.5)")
 
 
@@ -68,7 +70,7 @@ def _add_figures3_6(command: argparse.ArgumentParser) -> None:
         type=_target,
         action="append",
         metavar="NAME=BPP",
-        help="a picture and the rate to compare at; may be given again (default: "
+        help="a picture and the rate to compare at; can be repeated (default: "
         + ", ".join(f"{name}={bpp:.3f}" for name, bpp in PAPER_TARGETS)
         + ")",
     )
@@ -77,7 +79,7 @@ def _add_figures3_6(command: argparse.ArgumentParser) -> None:
         nargs="*",
         default=["vtm", "bpg"],
         metavar="CODEC",
-        help="codecs beside it, as in evaluate.py; the first one's rate is AG-VAE's (default: vtm bpg)",
+        help="codecs to show beside it, as in evaluate.py; AG-VAE takes the rate of the first (default: vtm bpg)",
     )
     command.add_argument(
         "--programs",
@@ -85,7 +87,7 @@ def _add_figures3_6(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=PATH",
-        help="where external programs are that are not on PATH, by their names in conf/evaluate.yaml: bpgenc, bpgdec, "
+        help="paths of external programs that are not on PATH, by their names in conf/evaluate.yaml: bpgenc, bpgdec, "
         "EncoderApp, …",
     )
     command.add_argument(
@@ -93,16 +95,21 @@ def _add_figures3_6(command: argparse.ArgumentParser) -> None:
         type=_box,
         action="append",
         metavar="X,Y,W,H",
-        help="a part of the picture to show, in pixels; may be given again, up to 4 (default: two of the paper's "
-        "pictures' or where the picture has most detail)",
+        help="a part of the picture to show, in pixels; can be repeated up to 4 times (default: the two parts that the "
+        "paper shows, or those with most detail)",
     )
 
 
 def _add_equations(command: argparse.ArgumentParser) -> None:
     _add_model(command, model="the model")
-    command.add_argument("--size", type=_size, default=(768, 512), metavar="WxH", help="picture (default: 768x512)")
     command.add_argument(
-        "--levels", type=count, metavar="N", help="gain vectors (default: the model's, 6 for a fixed-rate one)"
+        "--size", type=_size, default=(768, 512), metavar="WxH", help="size of the picture (default: 768x512)"
+    )
+    command.add_argument(
+        "--levels",
+        type=count,
+        metavar="N",
+        help="number of gain vectors (default: that of the model, or 6 for a fixed-rate model)",
     )
 
 

@@ -93,11 +93,11 @@ def boxes_of(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndar
 
     boxes = [Box(*box) for box in given or PAPER_BOXES.get(picture) or detailed_boxes(image)]
     if len(boxes) > len(BOX_COLOURS):
-        raise ConfigError(f"--box is given {len(boxes)} times; a figure has room for {len(BOX_COLOURS)}")
+        raise ConfigError(f"--box must be given at most {len(BOX_COLOURS)} times, not {len(boxes)}")
     height, width = image.shape[:2]
     for box in boxes:
         if box.x + box.width > width or box.y + box.height > height:
-            raise ConfigError(f"--box {','.join(map(str, box))} is not within {picture}, {width}×{height}")
+            raise ConfigError(f"--box {','.join(map(str, box))} must lie within {picture}, which is {width}×{height}")
     return boxes
 
 
