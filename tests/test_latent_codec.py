@@ -99,14 +99,14 @@ def test_the_model_that_made_a_file_is_read_once_and_no_other_is(shipped_models)
     wanted = bytes.fromhex(shipped.cards()[1].fingerprint)
     codec = codec_for(wanted)
     assert (codec.name, codec.fingerprint, shipped_models) == ("b", wanted, ["b"])
-    with pytest.raises(BitstreamError, match="does not come with agvae"):
+    with pytest.raises(BitstreamError, match="is not included in agvae"):
         codec_for(b"none")
 
 
 def test_a_card_that_states_a_false_fingerprint_is_not_believed(shipped_models, tmp_path):
     a, b = (bytes.fromhex(card.fingerprint) for card in shipped.cards()[:2])
     shutil.copy(tmp_path / "b.safetensors", tmp_path / "a.safetensors")
-    with pytest.raises(BitstreamError, match="does not come with agvae"):
+    with pytest.raises(BitstreamError, match="is not included in agvae"):
         codec_for(a)
     assert codec_for(b).name == "b"
 
