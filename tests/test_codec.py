@@ -107,6 +107,17 @@ def test_pictures_paths_arrays_tensors_and_latents_give_the_same_bytes(codec, ph
     assert len({codec.compress(form, quality=1, lossless=False) for form in forms}) == 1
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_preview_is_the_file_and_its_picture(codec, photo, mode):
+    latent = codec.analyze(photo.crop((0, 0, 130, 70)).convert(mode))
+    for quality in (0, 1.3, 3.5):
+        file, decoded = codec.preview(latent, quality=quality)
+        assert file == codec.compress(latent, quality=quality, lossless=False)
+        picture, expected = decoded(), codec.decompress(file)
+        assert picture.mode == expected.mode == mode
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
 def test_the_default_target_is_the_middle_quality(codec, photo):
     image = photo.crop((0, 0, 100, 90))
     assert codec.compress(image, lossless=False) == codec.compress(image, quality=1, lossless=False)

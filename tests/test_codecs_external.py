@@ -198,7 +198,9 @@ def test_programs_are_found_by_configured_paths(programs, tmp_path, monkeypatch)
     ):
         classical_codec("vtm", paths | {"timeout": "soon"})
     (tmp_path / "vtm/cfg/encoder_intra_vtm.cfg").rename(tmp_path / "my.cfg")
-    with pytest.raises(MissingCodecError, match=r"vtm needs the file encoder_intra_vtm\.cfg .*programs\.vtm_config=PATH"):
+    with pytest.raises(
+        MissingCodecError, match=r"vtm needs the file encoder_intra_vtm\.cfg .*programs\.vtm_config=PATH"
+    ):
         classical_codec("vtm", paths)
     assert classical_codec("vtm", paths | {"vtm_config": str(tmp_path / "my.cfg")}).name == "vtm"
 

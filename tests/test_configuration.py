@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import programs
 import pytest
 from hydra import compose, initialize_config_dir
 from lightning import Trainer
@@ -210,9 +211,7 @@ def test_hydras_own_options_are_those_that_it_has():
     ],
 )
 def test_the_command_answers_slips_with_one_line_status_2_and_no_folder(arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = programs.run(ROOT / "train.py", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import io
+import math
 import os
 import shutil
 import signal
@@ -46,8 +47,10 @@ def seen(models, photo) -> coding.Photo:
 
 
 def test_the_page_makes_the_files_that_the_codec_makes(codec, seen, photo):
-    for target in ({"quality": 1.3}, {"bpp": sum(coding.rate_range(codec, seen)) / 2}):
-        coded = coding.code(codec, seen, **target)
+    middle = sum(coding.rate_range(coding.rates_of_ends(codec, seen))) / 2
+    coded_to = {"quality": coding.at_quality(codec, seen, 1.3), "bpp": coding.at_bpp(codec, seen, middle)}
+    for name, coded in coded_to.items():
+        target = {name: {"quality": 1.3, "bpp": middle}[name]}
         assert coded.file == codec.compress(photo, **target, lossless=False)
         np.testing.assert_array_equal(np.asarray(coded.image), np.asarray(codec.decompress(coded.file)))
         assert coded.psnr == psnr(photo, coded.image)
@@ -57,14 +60,26 @@ def test_the_page_makes_the_files_that_the_codec_makes(codec, seen, photo):
 def test_the_analysis_runs_once_for_all_rates(models, seen, monkeypatch):
     codec = models.get(seen.model)
     monkeypatch.setattr(codec.model, "g_a", None)
-    assert len({coding.code(codec, seen, quality=quality).file for quality in (0, 0.5, 2)}) == 3
+    assert len({coding.at_quality(codec, seen, quality).file for quality in (0, 0.5, 2)}) == 3
 
 
 def test_every_rate_of_the_slider_can_be_had(codec, seen):
-    low, high = coding.rate_range(codec, seen)
+    low, high = coding.rate_range(coding.rates_of_ends(codec, seen))
     assert low < high
     for bpp in (low, high):
-        assert 0.99 * bpp <= coding.code(codec, seen, bpp=bpp).bpp <= bpp
+        assert 0.99 * bpp <= coding.at_bpp(codec, seen, bpp).bpp <= bpp
+
+
+def test_the_first_picture_is_near_the_rate_and_nearer_with_each_file(codec, seen):
+    known = coding.rates_of_ends(codec, seen)
+    wanted = math.sqrt(math.prod(coding.rate_range(known)))
+    errors = []
+    for _ in range(3):
+        quality = coding.quality_near(wanted, known)
+        known[quality] = coding.at_quality(codec, seen, quality).bpp
+        errors.append(abs(math.log(known[quality] / wanted)))
+    assert errors[0] < 0.5
+    assert errors[2] < 0.02
 
 
 @pytest.mark.parametrize("name", figures.TITLES)
@@ -94,13 +109,13 @@ def test_small_grey_and_transparent_pictures_have_numbers(codec, models, photo):
     small = photo.resize((40, 30))
     for image in (small, small.convert("L"), small.convert("RGBA")):
         seen = coding.analyze(models, models.names[0], picture_of(image), "<small>")
-        text = figures.table(seen, [coding.with_ms_ssim(coding.code(codec, seen, quality=1), seen)])
+        text = figures.table(seen, [coding.with_ms_ssim(coding.at_quality(codec, seen, 1), seen)])
         assert " dB</td>" in text
         assert "too small" in text
 
 
 def test_text_of_the_page_is_escaped(seen, codec):
-    coded = coding.code(codec, seen, quality=0)._replace(codec="<b>")
+    coded = coding.at_quality(codec, seen, 0)._replace(codec="<b>")
     assert "<b>" not in figures.table(seen, [coded])
     assert figures.sentence("it is <b>") == "It is &lt;b&gt;."
 
@@ -137,7 +152,7 @@ def test_a_codec_without_a_file_as_small_leaves_no_picture_of_another_rate(model
         raise TargetError("0.01 bpp is out of range")
 
     monkeypatch.setattr(coding, "code_classical", refuse)
-    session = app.Session(seen, "original.png", coding.code(codec, seen, quality=0))
+    session = app.Session(seen, "original.png", {}, None, coding.at_quality(codec, seen, 0))
     updates = {}
     for update in page.show_other(session, "jpeg"):
         updates |= update
@@ -337,14 +352,14 @@ def test_the_slider_takes_bits_per_pixel_and_the_model_can_be_changed(browser, a
         first = numbers(tab)
         tab.locator("#unit").get_by_text("Bits per pixel").click()
         tab.locator("#rate").get_by_text("Bits per pixel").wait_for()
-        set_rate(tab, 0.25)
+        set_rate(tab, 0.35)
         moved = numbers(tab, other_than=first)
-        assert 0.2475 <= float(moved[2]) <= 0.25
+        assert 0.3465 <= float(moved[2]) <= 0.35
         tab.locator("#model input").click()
         tab.get_by_role("option", name="agvae-small-msssim").click()
         other = numbers(tab, other_than=moved)
         assert other[0] == "agvae-small-msssim"
-        assert 0.2475 <= float(other[2]) <= 0.25
+        assert 0.3465 <= float(other[2]) <= 0.35
 
 
 @pytest.mark.slow

@@ -1,13 +1,13 @@
 import csv
 import json
 import math
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import programs
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -403,8 +403,7 @@ def test_a_set_without_one_good_image_is_an_error(configure, fake_model, tmp_pat
     ],
 )
 def test_the_command_ends_with_one_line_and_its_status(arguments, status, message, tmp_path):
-    run = [sys.executable, str(ROOT / "evaluate.py"), f"hydra.run.dir={tmp_path}", *arguments]
-    done = subprocess.run(run, capture_output=True, text=True)
+    done = programs.run(ROOT / "evaluate.py", f"hydra.run.dir={tmp_path}", *arguments, cwd=tmp_path)
     assert done.returncode == status
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -611,7 +612,7 @@ def test_the_command_logs_to_wandb_offline_and_resumes_in_its_run_directory(tmp_
 
 @pytest.mark.parametrize("wrong", ["loss=msssim data.patch_size=128", "loss=l1", "data.patchsize=64", "loss="])
 def test_a_wrong_choice_ends_the_command_with_status_2_and_one_line(tmp_path, wrong):
-    done = run_train(*wrong.split(), cwd=tmp_path)
+    done = programs.run(ROOT / "train.py", *wrong.split(), cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")

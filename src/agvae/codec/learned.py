@@ -42,9 +42,19 @@ class LearnedEncoder:
 
         Raises TargetError if a rate or metric is out of range, and ValueError if a quality is."""
         if target.name == "quality":
-            header = self._at(header, quality_to_fixed(target.value, self._model.last_quality))
-            return bitstream.pack(header, self._code(latent, header).encoder.finish())
+            return self.at_quality(latent, header, quality_to_fixed(target.value, self._model.last_quality))[0]
         return self._within(latent, header, target) if target.is_size else self._reaching(latent, header, target)
+
+    def at_quality(self, latent: Latent, header: Header, q_fixed: int) -> tuple[bytes, Callable[[], np.ndarray]]:
+        """The file of a quality, and what makes the pixels that a decoder gives for it: the encoder has its ŷ."""
+        header = self._at(header, q_fixed)
+        coding = self._code(latent, header)
+
+        def decoded() -> np.ndarray:
+            quality = quality_from_fixed(q_fixed)
+            return synthesize(self._model, coding.y_hat, quality, header.height, header.width)
+
+        return bitstream.pack(header, coding.encoder.finish()), decoded
 
     def _within(self, latent: Latent, header: Header, target: Target) -> bytes:
         """The file of at most the target size, and at most 1 % less."""
@@ -87,13 +97,11 @@ class LearnedEncoder:
         measure = partial(getattr(metrics, target.name), latent.picture.pixels)
 
         def code(q_fixed: int) -> tuple[bytes, float]:
-            at_quality = self._at(header, q_fixed)
-            coding = self._code(latent, at_quality)
-            quality = quality_from_fixed(q_fixed)
-            decoded = synthesize(self._model, coding.y_hat, quality, header.height, header.width)
+            file, decoded = self.at_quality(latent, header, q_fixed)
+            pixels = decoded()
             if header.grey:
-                decoded = np.asarray(Picture(decoded, grey=True).to_pil().convert("RGB"))
-            return bitstream.pack(at_quality, coding.encoder.finish()), measure(decoded)
+                pixels = np.asarray(Picture(pixels, grey=True).to_pil().convert("RGB"))
+            return file, measure(pixels)
 
         return smallest_reaching(code, target.value, (self._last_trained, self._last), target.name)
 

@@ -37,13 +37,13 @@ class Photo(NamedTuple):
 class Coded(NamedTuple):
     """A photo as one codec gives it back: the file, the decoded picture, seconds for either, PSNR in dB and MS-SSIM.
 
-    ms_ssim is None until it is measured, and NaN where it is not defined."""
+    decoding and ms_ssim are None until they are measured; ms_ssim is NaN where it is not defined."""
 
     codec: str
     file: bytes
     image: Image.Image
     encoding: float
-    decoding: float
+    decoding: float | None
     psnr: float
     ms_ssim: float | None = None
 
@@ -77,13 +77,33 @@ def analyze(models: Models, model: str, picture: Picture, name: str) -> Photo:
     return Photo(name, model, latent, seconds)
 
 
-def code(codec: Codec, photo: Photo, **target: float) -> Coded:
-    """Compress a photo to one target of `Codec.compress`, and decompress it. The encoding time is without g_a.
+def at_quality(codec: Codec, photo: Photo, quality: float) -> Coded:
+    """Code a photo at a quality, for a picture as soon as there can be one. The encoding time is without g_a.
 
     The body is always a learned one, because the page shows the model."""
-    file, encoding = timed(lambda: codec.compress(photo.latent, **target, lossless=False))
+    (file, decoded), encoding = timed(lambda: codec.preview(photo.latent, quality=quality))
+    image = decoded()
+    return Coded(codec.name, file, image, encoding, None, metrics.psnr(photo.pixels, image.convert("RGB")))
+
+
+def at_bpp(codec: Codec, photo: Photo, bpp: float) -> Coded:
+    """Code a photo to at most `bpp`, and at most 1 % less, and decode it. The body is a learned one here too."""
+    file, encoding = timed(lambda: codec.compress(photo.latent, bpp=bpp, lossless=False))
     image, decoding = timed(lambda: codec.decompress(file))
     return Coded(codec.name, file, image, encoding, decoding, metrics.psnr(photo.pixels, image.convert("RGB")))
+
+
+def with_decoding(codec: Codec, coded: Coded) -> Coded:
+    """Decode the file, for the time that it takes. The picture is what it was."""
+    if coded.decoding is None:
+        coded = coded._replace(decoding=timed(lambda: codec.decompress(coded.file))[1])
+    return coded
+
+
+def quality_near(bpp: float, known: dict[float, float]) -> float:
+    """The quality at which a photo takes about `bpp`, from the bpp known at some qualities, which are its keys."""
+    qualities = sorted(known)
+    return float(np.interp(math.log(bpp), [math.log(known[quality]) for quality in qualities], qualities))
 
 
 def decode(models: Models, data: bytes, max_pixels: int) -> tuple[Codec | None, Image.Image, float]:
@@ -114,11 +134,16 @@ def with_ms_ssim(coded: Coded, photo: Photo) -> Coded:
     return coded._replace(ms_ssim=metrics.ms_ssim(photo.pixels, coded.image.convert("RGB")))
 
 
-def rate_range(codec: Codec, photo: Photo) -> tuple[float, float]:
-    """The lowest and the highest bpp that the model has for a photo, rounded inwards to a thousandth."""
+def rates_of_ends(codec: Codec, photo: Photo) -> dict[float, float]:
+    """The bpp of a photo at the lowest and the highest trained quality, by quality."""
     height, width = photo.pixels.shape[:2]
-    sizes = (len(codec.compress(photo.latent, quality=quality, lossless=False)) for quality in (0, codec.levels - 1))
-    low, high = (metrics.bits_per_pixel(size, width, height) for size in sizes)
+    files = {quality: codec.preview(photo.latent, quality=quality)[0] for quality in (0.0, codec.levels - 1.0)}
+    return {quality: metrics.bits_per_pixel(len(file), width, height) for quality, file in files.items()}
+
+
+def rate_range(known: dict[float, float]) -> tuple[float, float]:
+    """The lowest and the highest bpp of those known by quality, rounded inwards to a thousandth."""
+    low, high = known[min(known)], known[max(known)]
     return math.ceil(1000 * low) / 1000, math.floor(1000 * high) / 1000
 
 

@@ -31,7 +31,7 @@ def table(photo: Photo, rows: list[Coded]) -> str:
             "exact" if math.isinf(coded.psnr) else f"{coded.psnr:.2f} dB",
             _similarity(coded.ms_ssim),
             f"{coded.encoding:.2f} s",
-            f"{coded.decoding:.2f} s",
+            "…" if coded.decoding is None else f"{coded.decoding:.2f} s",
         )
         lines.append(_row("td", cells))
     height, width = photo.pixels.shape[:2]
