@@ -1,4 +1,4 @@
-"""From a resolved configuration to files on disk: a linear page for each job."""
+"""From a resolved configuration to files on disk: one linear function for each job."""
 
 import json
 import logging
@@ -18,11 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Run a model and other codecs over a data set; curves, rows, plots and BD-rates go to cfg.run_dir.
+    """Run a model and other codecs over a data set. Curves, rows, plots and BD-rates go to cfg.run_dir.
 
-    `cfg` is conf/evaluate.yaml. Returns what summary.json holds. Raises ConfigError for a choice that cannot
-    work, and DataError for a model or images that cannot be used.
-    """
+    `cfg` is conf/evaluate.yaml. Returns the content of summary.json. Raises ConfigError for a choice that cannot work,
+    and DataError for a model or images that cannot be used."""
     from agvae import evaluation
     from agvae.codec import open_codec
     from agvae.data import evaluation_images
@@ -48,7 +47,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     model = evaluation.ModelCodec(codec, qualities, cfg.effort)
     output = Path(cfg.run_dir)
     results = output / "results" / evaluation.slug(dataset)
-    results.mkdir(parents=True, exist_ok=True)  # what cannot be written fails before anything is measured
+    results.mkdir(parents=True, exist_ok=True)  # an unwritable folder fails before anything is measured
 
     codecs: list[Any] = [model, *others]
     measured = evaluation.evaluate_codecs(codecs, paths)
@@ -85,7 +84,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _stand_ins(missing: dict[str, str], on_kodak: bool) -> dict[str, Any]:
-    """For each codec that is missing, its published curve or None; a warning gives the reason and the stand-in."""
+    """For each missing codec, its published curve or None. A warning gives the reason and the replacement."""
     from agvae import evaluation
 
     stand_ins = {name: evaluation.stand_in(name) if on_kodak else None for name in missing}
@@ -97,7 +96,7 @@ def _stand_ins(missing: dict[str, str], on_kodak: bool) -> dict[str, Any]:
 
 
 def _check_measured(measured: "Evaluation", on_kodak: bool) -> None:
-    """Raise DataError if no image was evaluated; warn if published curves are means over other images."""
+    """Raise DataError if no image was evaluated. Warn if published curves are means over other images."""
     from agvae.evaluation import KODAK_IMAGES
 
     if not measured.rows:
@@ -112,7 +111,7 @@ def _check_measured(measured: "Evaluation", on_kodak: bool) -> None:
 
 
 def _write_plots(output: Path, title: str, curves: list, others: list, on_kodak: bool, stand_ins: list) -> None:
-    """The RD curves for PSNR and MS-SSIM, on Kodak before the published ones; `stand_ins` may hold None."""
+    """The RD curves for PSNR and MS-SSIM, on Kodak in front of the published ones. `stand_ins` may contain None."""
     from agvae import evaluation
     from agvae.files import write_atomically
     from agvae.reporting.figures import rd_figure
@@ -140,16 +139,15 @@ def _print_tables(ours: Any, title: str, rates: dict[str, Any], output: Path) ->
 
 
 def _as_list(value: Any) -> list:
-    """A list from the configuration; a value on its own, as in codecs=jpeg, is a list of one."""
+    """A list from the configuration. A single value, as in codecs=jpeg, is a list of one."""
     return [value] if isinstance(value, str) else list(value or [])
 
 
 def train(cfg: DictConfig) -> Any:
-    """Train a model and leave its checkpoints, logs and RD curves in cfg.run_dir; returns the Lightning trainer.
+    """Train a model and leave its checkpoints, logs and RD curves in cfg.run_dir. Returns the Lightning trainer.
 
-    `cfg` is conf/train.yaml. Raises ConfigError for a choice that cannot work, DataError for images that cannot
-    be used, and SystemExit when a signal stopped the run, whose last step is then on disk all the same.
-    """
+    `cfg` is conf/train.yaml. Raises ConfigError for a choice that cannot work, DataError for images that cannot be
+    used, and SystemExit if a signal stopped the run; its last step is then saved."""
     config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     if config["ckpt_path"] is not None:
         from agvae.training import resume
@@ -177,7 +175,7 @@ def train(cfg: DictConfig) -> Any:
 
     data = ImageDataModule.from_config(config["data"], seed=config["seed"])
     data.setup()
-    # The same weights on every rank; what is drawn in training differs by rank.
+    # All ranks have the same weights. Random draws in training differ by rank.
     seed_everything(config["seed"], verbose=False)
     module = AGVAEModule(
         **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
@@ -207,7 +205,7 @@ def train(cfg: DictConfig) -> Any:
 
 
 def _check_exportable(model: Any) -> None:
-    """Raise ConfigError for an AG-VAE that could be trained and then not be exported."""
+    """Raise ConfigError if an AG-VAE could be trained but not exported."""
     from agvae.models import AGVAE
     from agvae.models.requirements import check_exportable
 
@@ -219,7 +217,7 @@ def _check_exportable(model: Any) -> None:
 
 
 def _check(config: dict[str, Any]) -> None:
-    """Raise ConfigError for choices of different groups that cannot go together."""
+    """Raise ConfigError for choices of different groups that do not fit together."""
     from agvae.metrics import MS_SSIM_SMALLEST_SIDE
     from agvae.training import launch
 

@@ -3,10 +3,10 @@
     main ─► parser ─► commands ─► jobs (one output for each input) ─► streams (files and standard streams)
 
 The exit status is 0, 1 for input that cannot be used, 2 for wrong usage, or 130 for Ctrl-C. An error is one line on
-standard error. If one of several inputs fails, the command still does the others.
+standard error. If one of several inputs fails, the command still processes the others.
 
-Each command imports heavy packages itself, when it needs them. So `agvae --help` answers at once, and a file that
-cannot be read is an error before torch is loaded.
+Each command imports heavy packages itself, when it needs them. So `agvae --help` answers at once, and an unreadable
+file is reported before torch is loaded.
 """
 
 from collections.abc import Sequence

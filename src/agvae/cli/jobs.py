@@ -1,4 +1,4 @@
-"""One output for each input: which files a command reads and writes, and one job after another, or several at once."""
+"""One output for each input: the files that a command reads and writes, and its jobs, one by one or several at once."""
 
 import argparse
 import os
@@ -17,24 +17,24 @@ from agvae.errors import ConfigError, DataError, is_out_of_memory
 
 
 class Job(NamedTuple):
-    """One file to read and the one to make of it."""
+    """A file to read, and the file to make from it."""
 
     input: str
     output: str
 
     @property
     def source(self) -> str:
-        """The input in words."""
+        """The input, for messages."""
         return "standard input" if self.input == STANDARD else self.input
 
     @property
     def target(self) -> str:
-        """The output in words."""
+        """The output, for messages."""
         return "standard output" if self.output == STANDARD else self.output
 
 
 class Result(NamedTuple):
-    """A file made, its line of text, and notes about anything that could not be kept. `details` are for --verbose."""
+    """A finished file, its line of text, and notes about what could not be kept. `details` are for --verbose."""
 
     data: bytes
     words: str
@@ -46,11 +46,11 @@ Work = Callable[[Job, Share], Result]
 
 
 def jobs_of(paths: list[str], suffix: str, output_form: str, accept: Callable[[str], bool]) -> list[Job]:
-    """The jobs that the positional arguments ask for; `suffix` is that of files in a folder.
+    """The jobs that the positional arguments define. `suffix` is the suffix of files in a folder.
 
-    A folder among the inputs stands for all files in it, at any depth, that `accept` takes; they keep their places
-    below the output folder. A file keeps its name but for the suffix, or with it if another of the same folder would
-    have the same name. Raises ConfigError if an output would meet an input or another output."""
+    A folder among the inputs stands for all files in it, at any depth, that `accept` accepts. They keep their relative
+    paths below the output folder. A file keeps its name without the suffix, or with it if another file of the same
+    folder would get the same name. Raises ConfigError if an output equals an input or another output."""
     if len(paths) < 2:
         raise ConfigError(f"{paths[0]}: the output is missing; give {output_form} after the input")
     *inputs, output = paths
@@ -76,7 +76,7 @@ def jobs_of(paths: list[str], suffix: str, output_form: str, accept: Callable[[s
 
 
 def _in_folder(inputs: list[str], output: str, suffix: str, accept: Callable[[str], bool]) -> list[Job]:
-    """Jobs whose outputs are in a folder, or below it as the inputs are below theirs."""
+    """Jobs whose outputs are in a folder, at the relative paths of their inputs."""
     found: list[tuple[str, Path]] = []
     for path in inputs:
         if not os.path.isdir(path):
@@ -95,7 +95,7 @@ def _in_folder(inputs: list[str], output: str, suffix: str, accept: Callable[[st
 
 
 def _files_below(folder: str, output: str, accept: Callable[[str], bool]) -> list[str]:
-    """Files at any depth of a folder, sorted, but for those in the output folder and hidden ones."""
+    """Files at any depth of a folder, sorted, without hidden files and those in the output folder."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != "." and not _same(os.path.join(place, name), output))
@@ -108,7 +108,7 @@ def _same(path: str, other: str) -> bool:
 
 
 def _check(jobs: list[Job]) -> None:
-    """Raise ConfigError if an output would meet an input or another output."""
+    """Raise ConfigError if an output equals an input or another output."""
     made: dict[str, str] = {}
     for job in jobs:
         if other := made.get(job.output):
@@ -121,10 +121,10 @@ def _check(jobs: list[Job]) -> None:
 
 
 def run(jobs: list[Job], work: Work, options: argparse.Namespace) -> int:
-    """Do all jobs. The exit status is 1 if one failed; each failure is one line.
+    """Do all jobs. The exit status is 1 if one failed. Each failure is one line.
 
-    `options` are those of `add_job_options`. A fault of the command or the model, ConfigError or DataError, ends them
-    all."""
+    `options` are those of `add_job_options`. A fault of the command or of the model, ConfigError or DataError, ends all
+    jobs."""
     if options.no_clobber:
         jobs = [job for job in jobs if not _is_kept(job, options.quiet)]
     runner = _Runner(work, Progress(len(jobs)), options)
@@ -140,7 +140,7 @@ def run(jobs: list[Job], work: Work, options: argparse.Namespace) -> int:
 
 
 def _at_once(jobs: list[Job], do: Callable[[Job], None], count: int) -> None:
-    """Several jobs at once, in threads. An interrupt lets those that run come to their end."""
+    """Several jobs at once, in threads. After an interrupt, the running jobs finish."""
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(do, job) for job in jobs]
         try:
@@ -152,7 +152,7 @@ def _at_once(jobs: list[Job], do: Callable[[Job], None], count: int) -> None:
 
 
 def _is_kept(job: Job, quiet: bool) -> bool:
-    """Whether the output exists already, which a note then says."""
+    """Whether the output exists already. If so, a note says so."""
     exists = job.output != STANDARD and os.path.exists(job.output)
     if exists and not quiet:
         note(f"{job.output}: already exists and is kept")
@@ -160,14 +160,14 @@ def _is_kept(job: Job, quiet: bool) -> bool:
 
 
 class _Runner:
-    """Does one job after another, and remembers whether one has failed."""
+    """Does one job after another, and records whether one has failed."""
 
     def __init__(self, work: Work, progress: Progress, options: argparse.Namespace):
         self.progress, self.status = progress, 0
         self._work, self._options, self._lock = work, options, threading.Lock()
 
     def do(self, job: Job) -> None:
-        """Do a job; a failure becomes one line."""
+        """Do a job. A failure becomes one line."""
         start = time.perf_counter()
         share = self.progress.begin(Path(job.source).name)
         try:
@@ -200,7 +200,7 @@ def check_folders(job: Job) -> None:
 
 
 def report(job: Job, words: str, notes: list[str]) -> None:
-    """Print what a job has made: on standard output, unless the file itself went there."""
+    """Print the result of a job, on standard output unless the file itself went there."""
     for text in notes:
         note(text)
     line = f"{job.target}: {words}"

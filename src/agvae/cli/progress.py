@@ -8,9 +8,9 @@ from typing import Any
 
 
 class Progress:
-    """A bar over all inputs on standard error, if that is a terminal and the work takes over a second.
+    """A bar over all inputs on standard error, if that is a terminal and the work takes more than a second.
 
-    A thread draws, so that the time goes on where no share is reported for long."""
+    A thread draws it, so that the time advances even if no share is reported for long."""
 
     def __init__(self, inputs: int):
         self._done = 0
@@ -30,7 +30,7 @@ class Progress:
             self._bar.update(self._done + sum(share.done for share in self._running) - self._bar.n)
 
     def begin(self, name: str) -> "Share":
-        """Start with an input: its share."""
+        """Start an input, and return its share."""
         share = Share(self)
         self._running.append(share)
         if self._bar is not None:
@@ -39,12 +39,12 @@ class Progress:
         return share
 
     def end(self, share: "Share") -> None:
-        """Have done with an input."""
+        """Finish an input."""
         self._running.remove(share)
         self._done += 1
 
     def show(self, words: str) -> None:
-        """Show words behind the bar."""
+        """Show text behind the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(words, refresh=False)
 
@@ -67,7 +67,7 @@ class Progress:
 
 
 class Share:
-    """The share of one input that is done; called to report it."""
+    """The share of one input that is done. Call it to report progress."""
 
     def __init__(self, progress: Progress):
         self._progress, self.done = progress, 0.0
@@ -80,5 +80,5 @@ class Share:
         self._progress.show(f"{bits / 8:.0f} bytes saved")
 
     def end(self) -> None:
-        """Have done with this input."""
+        """Finish this input."""
         self._progress.end(self)

@@ -1,4 +1,4 @@
-"""Bytes in and out, from files and the standard streams, and lines of text for the user."""
+"""Bytes in and out, for files and standard streams, and lines of text for the user."""
 
 import contextlib
 import os
@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 STANDARD = "-"
-"""Standard input or output, in the place of a file."""
+"""The argument that stands for standard input or output."""
 
 
 def read(path: str) -> bytes:
-    """The bytes of a file, or of standard input. Raises OSError, or ValueError where standard input is closed."""
+    """The bytes of a file or of standard input. Raises OSError, and ValueError if standard input is closed."""
     if path != STANDARD:
         return Path(path).read_bytes()
     if sys.stdin is None:
@@ -19,7 +19,7 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file, which appears whole or not at all, or standard output. Raises OSError or ValueError."""
+    """Write a file, which appears completely or not at all, or standard output. Raises OSError or ValueError."""
     from agvae.files import write_atomically
 
     if path == STANDARD:
@@ -29,7 +29,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line on standard output. If its reader has gone, as `head` goes, nothing more is printed."""
+    """Print a line on standard output. If its reader has closed it, as `head` does, nothing more is printed."""
     with contextlib.suppress(BrokenPipeError):
         _to_standard_output(f"{text}\n".encode(errors="backslashreplace"))
 
@@ -59,6 +59,6 @@ def _to_standard_output(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
     except OSError as error:
-        # Python flushes the buffer again when it ends, and would fail once more.
+        # Python flushes the buffer again at its end, which would fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OSError(error.errno, error.strerror, "standard output") from error

@@ -1,4 +1,4 @@
-"""Densities, coding tables and the coder: three things, kept apart."""
+"""Densities, coding tables and the coder: three separate things."""
 
 from agvae.entropy.densities import likelihood
 

@@ -25,10 +25,10 @@ raw bit follows, then e: s = z_offset[c] + j + e if the bit is 1, s = z_offset[c
 
 An e ≥ 0 is 5 raw bits n ≤ 24, then n raw bits r: e = 2^n + r − 1. Every |s| is below 2^24.
 
-z is coded channel by channel, y in the order of its passes; which comes when is for the caller to say. At the end no
+z is coded channel by channel, and y in the order of its passes. The caller decides which comes first. At the end, no
 word is left and the state is 2^32 + c, where c is the CRC-32 (zlib's) of all symbols in their order, each as a
-little-endian int32. So the checksum takes the place of the initial state that any coder pays for, and no changed
-stream passes by decoding to the same symbols: state and words are in bijection with symbols and final state.
+little-endian int32. The checksum thus replaces the initial state that every coder has to store. No changed stream can
+decode to the same symbols, because state and words are in bijection with symbols and final state.
 """
 
 import zlib
@@ -40,28 +40,27 @@ from agvae.entropy.tables import SYMBOL_LIMIT, TOTAL, Tables
 
 
 class CodingError(ValueError):
-    """The data is not a stream of these tables: truncated, altered, or of another model."""
+    """The data is not a stream of these tables: it is truncated, altered, or from another model."""
 
 
 class Encoder:
-    """Codes symbols into bytes; call in the order in which the decoder will read."""
+    """Codes symbols into bytes. Call it in the order in which the decoder will read."""
 
     def __init__(self, tables: Tables, checksum: int = 0):
-        """`checksum` is the CRC-32 of what precedes the symbols, which the stream's own then covers too."""
+        """`checksum` is the CRC-32 of everything before the symbols. The stream's own checksum then covers it too."""
         self._tables = tables
         self._segments: list[tuple] = []
         self._checksum = checksum
 
     def push_z(self, symbols: np.ndarray):
-        """Append symbols of z, (C, n) int32, centred on the medians; raises ValueError past ±2^24."""
+        """Append symbols of z, (C, n) int32, centred on the medians. Raises ValueError past ±2^24."""
         for channel, row in enumerate(_checked_z(self._tables, symbols)):
             self._segments.append((row.copy(), channel))
 
     def push_y(self, symbols: np.ndarray, left: np.ndarray, right: np.ndarray) -> int:
-        """Append one pass of y: symbols (n,) int32 and their scale indices (n,) uint8 of either side.
+        """Append one pass of y: symbols (n,) int32 and their scale indices (n,) uint8 of each side.
 
-        Returns a number for `lower`. Raises ValueError for symbols past ±2^24 and indices outside the grid.
-        """
+        Returns a number for `lower`. Raises ValueError for symbols past ±2^24 and for indices outside the grid."""
         symbols = _checked_symbols(symbols, 1)
         left, right = _checked_indices(self._tables, left, right)
         count = len(self._tables.scales)
@@ -76,14 +75,15 @@ class Encoder:
         symbols[where] -= np.sign(symbols[where])
 
     def finish(self) -> bytes:
-        """The stream of all that was pushed: ⌈(bits + 32) / 8⌉ bytes or one more, bits being the sum of its costs."""
+        """The stream of everything that was pushed: ⌈(bits + 32) / 8⌉ bytes or one more, where bits is the sum of the
+        costs."""
         checksum = self._checksum
         for symbols, *_ in self._segments:
             checksum = _crc32(symbols, checksum)
         state = np.array([kernels.LOWEST | np.uint64(checksum)])
         scratch = np.empty(kernels.WORDS_PER_SYMBOL * _CHUNK, dtype=np.uint32)
         written = []
-        # Last in, first out: the decoder reads what was coded last.
+        # Last in, first out: the decoder first reads the symbol that was coded last.
         for symbols, *context in reversed(self._segments):
             for start in reversed(range(0, len(symbols), _CHUNK)):
                 chunk = slice(start, start + _CHUNK)
@@ -102,7 +102,7 @@ class Decoder:
     """Reads symbols back from bytes, in the order in which they were coded."""
 
     def __init__(self, tables: Tables, data: bytes, checksum: int = 0):
-        """`checksum` as the encoder had it; raises CodingError if `data` cannot be the start of a stream."""
+        """`checksum` is that of the encoder. Raises CodingError if `data` cannot be the start of a stream."""
         if len(data) < 5:
             raise CodingError(f"the stream has {len(data)} bytes, but the shortest possible has 5")
         width = 5 + (len(data) - 5) % 4
@@ -116,17 +116,16 @@ class Decoder:
         self._checksum = checksum
 
     def pop_z(self, n: int) -> np.ndarray:
-        """The next symbols of z, (C, n) int32; raises CodingError if the data holds none."""
+        """The next symbols of z, (C, n) int32. Raises CodingError if the data has none."""
         symbols = np.empty((len(self._tables.z_offset), n), dtype=np.int32)
         _check_status(kernels.decode_z(self._state, self._words, symbols, *_z_arrays(self._tables)))
         self._checksum = _crc32(symbols, self._checksum)
         return symbols
 
     def pop_y(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """The next pass of y, (n,) int32, given the scale indices (n,) uint8 of either side.
+        """The next pass of y, (n,) int32, given the scale indices (n,) uint8 of each side.
 
-        Raises CodingError if the data holds none, ValueError for indices outside the grid.
-        """
+        Raises CodingError if the data has none, and ValueError for indices outside the grid."""
         left, right = _checked_indices(self._tables, left, right)
         symbols = np.empty(len(left), dtype=np.int32)
         _check_status(kernels.decode_y(self._state, self._words, symbols, left, right, *_y_arrays(self._tables)))
@@ -134,7 +133,7 @@ class Decoder:
         return symbols
 
     def finish(self):
-        """Raises CodingError unless the stream ends here and its checksum is that of the symbols read."""
+        """Raises CodingError unless the stream ends here and its checksum matches the symbols that were read."""
         if int(self._state[1]) != len(self._words) - kernels.WORDS_PER_SYMBOL:
             raise CodingError("the stream continues after its last symbol")
         if int(self._state[0]) != int(kernels.LOWEST) | self._checksum:
@@ -142,9 +141,9 @@ class Decoder:
 
 
 def savings_y(tables: Tables, symbols: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Bits that each symbol (n,), none of them 0, saves when it moves one step towards 0, (n,) float64.
+    """Bits that each symbol (n,), none of which is 0, saves when it moves one step towards 0, (n,) float64.
 
-    Negative where that costs more; 0 for escapes, which are not looked into."""
+    Negative if that costs more, and 0 for escapes, which are not examined."""
     negative = symbols < 0
     row = left.astype(np.intp)
     if tables.form != "symmetric":
@@ -193,7 +192,7 @@ def _checked_z(tables: Tables, symbols: np.ndarray) -> np.ndarray:
 
 
 def _checked_indices(tables: Tables, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both contiguous; that the values lie in the grid is left to whoever reads them."""
+    """Makes both contiguous. The caller must check that the values lie in the grid."""
     if left.dtype != np.uint8 or right.dtype != np.uint8 or left.ndim != 1 or left.shape != right.shape:
         raise ValueError("scale indices must be two uint8 vectors of one length")
     if tables.form == "symmetric" and right is not left and not np.array_equal(left, right):

@@ -1,8 +1,8 @@
-"""The entropy coder's loops over symbols, compiled: what agvae.entropy.coder describes, one symbol after another.
+"""The compiled loops of the entropy coder, which process one symbol after another as agvae.entropy.coder describes.
 
-A state is uint64 throughout: beside a signed integer numba would turn it into a float. Indices need no check against
-the arrays' ends because Tables guarantees rows that run from 0 to 2^20. The steps take and give scalars: a call that
-passes an array counts its references, atomically, which takes longer than coding a symbol.
+A state is uint64 throughout, because beside a signed integer numba would turn it into a float. Indices need no check
+against the ends of arrays, because Tables guarantees rows that run from 0 to 2^20. The steps take and return scalars: a
+call that passes an array counts its references atomically, which takes longer than coding a symbol.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from agvae.machine_code import compiled
 
 WORDS_PER_SYMBOL = 4
 """A symbol has at most four steps (class or z's entry, magnitude or side, length, bits), each with at most one word.
-The decoder finds that many zeros behind the data, so that it need look for the end but once per symbol."""
+The decoder finds that many zeros behind the data, so it checks for the end only once per symbol."""
 
 DONE, NO_DATA, BAD_ESCAPE, BAD_INDEX = range(4)
-"""What a decoding loop returns."""
+"""Return values of a decoding loop."""
 
 LOWEST = np.uint64(1 << 32)
 """The smallest state between two symbols."""
@@ -35,7 +35,7 @@ _kernel = compiled(nogil=True, error_model="numpy")
 
 @_kernel
 def _push(x, start, end):
-    """Code an entry that owns [start, end): the state, a word, and whether (1 or 0) that word is to be written."""
+    """Code an entry that owns [start, end). Returns the state, a word, and whether (1 or 0) to write the word."""
     frequency = np.uint64(end - start)
     word, spilled = np.uint32(x & _WORD_MASK), 0
     if (x >> _WORD_AND_PRECISION) >= frequency:
@@ -46,7 +46,7 @@ def _push(x, start, end):
 
 @_kernel
 def _push_bits(x, value, count):
-    """Code `count` raw bits; returns as `_push` does."""
+    """Code `count` raw bits. Returns as `_push` does."""
     k = np.uint64(count)
     word, spilled = np.uint32(x & _WORD_MASK), 0
     if count > 0 and x >> (_STATE_BITS - k) > _ZERO:
@@ -56,7 +56,7 @@ def _push_bits(x, value, count):
 
 @_kernel
 def _pop(x, next_word, start, end):
-    """Leave an entry that owns [start, end): the state, and whether (1 or 0) it took the next word."""
+    """Decode an entry that owns [start, end). Returns the state, and whether (1 or 0) it consumed the next word."""
     x = np.uint64(end - start) * (x >> _PRECISION) + (x & _SLOT_MASK) - np.uint64(start)
     if x < LOWEST:
         return (x << _WORD) | np.uint64(next_word), 1
@@ -65,7 +65,7 @@ def _pop(x, next_word, start, end):
 
 @_kernel
 def _pop_bits(x, next_word, count):
-    """Read `count` raw bits: their value, then as `_pop`."""
+    """Read `count` raw bits. Returns their value, and then what `_pop` returns."""
     k = np.uint64(count)
     value = np.int64(x & ((_ONE << k) - _ONE))
     x >>= k
@@ -76,7 +76,7 @@ def _pop_bits(x, next_word, count):
 
 @_kernel
 def _escape_length(excess):
-    """The number of bits of excess + 1, less its leading one."""
+    """The number of bits of excess + 1 without its leading one."""
     length = 0
     while (excess + 1) >> (length + 1) > 0:
         length += 1
@@ -85,7 +85,7 @@ def _escape_length(excess):
 
 @_kernel
 def encode_y(state, words, symbols, left, right, sign, magnitude, magnitude_start, symmetric):
-    """Code symbols from the last to the first; returns the number of words written."""
+    """Code symbols from the last to the first. Returns the number of words written."""
     x, n = state[0], 0
     count = magnitude_start.size - 1
     for i in range(symbols.size - 1, -1, -1):
@@ -118,7 +118,7 @@ def encode_y(state, words, symbols, left, right, sign, magnitude, magnitude_star
 
 @_kernel
 def encode_z(state, words, symbols, channel, z, z_start, z_offset):
-    """Code symbols of one channel from the last to the first; returns the number of words written."""
+    """Code symbols of one channel from the last to the first. Returns the number of words written."""
     x, n = state[0], 0
     first, last = np.int64(z_start[channel]), np.int64(z_start[channel + 1]) - 2
     for i in range(symbols.size - 1, -1, -1):
@@ -141,7 +141,7 @@ def encode_z(state, words, symbols, channel, z, z_start, z_offset):
 
 @_kernel
 def decode_y(state, words, symbols, left, right, sign, magnitude, magnitude_start, symmetric):
-    """Fill `symbols`; returns a status."""
+    """Fill `symbols`. Returns a status."""
     x, position = state[0], np.int64(state[1])
     count = magnitude_start.size - 1
     end_of_data = words.size - WORDS_PER_SYMBOL
@@ -163,7 +163,7 @@ def decode_y(state, words, symbols, left, right, sign, magnitude, magnitude_star
                 side, start, end = i_r, np.int64(sign[row, 1]), np.int64(TOTAL)
             x, taken = _pop(x, words[position], start, end)
             position += taken
-            # Bisection whose first steps stay near the row's start, since small magnitudes are the likely ones.
+            # The first steps of the bisection stay near the row's start, because small magnitudes are the most likely.
             first, last = np.int64(magnitude_start[side]), np.int64(magnitude_start[side + 1]) - 2
             slot, low, high, reach = np.int64(x & _SLOT_MASK), first, last, 0
             while low < high:
@@ -194,7 +194,7 @@ def decode_y(state, words, symbols, left, right, sign, magnitude, magnitude_star
 
 @_kernel
 def decode_z(state, words, symbols, z, z_start, z_offset):
-    """Fill `symbols`, (C, n); returns a status."""
+    """Fill `symbols`, (C, n). Returns a status."""
     x, position = state[0], np.int64(state[1])
     end_of_data = words.size - WORDS_PER_SYMBOL
     for channel in range(symbols.shape[0]):

@@ -13,10 +13,9 @@ from agvae.entropy.densities import LIKELIHOOD_MIN, lower_bound
 class FactorizedPrior(nn.Module):
     """A learned univariate density per channel, given by its cumulative: a small monotone network.
 
-    Parameters have the names and shapes of CompressAI's `EntropyBottleneck`, whose weights load as they are.
-    Unlike it, this one has no coding tables and so no buffer that changes shape; tables are built from `pmf`
-    when a model is exported. Computes in float32 under autocast.
-    """
+    Parameters have the names and shapes of CompressAI's `EntropyBottleneck`, whose weights load unchanged. Unlike it,
+    this class has no coding tables, and so no buffer that changes shape. Tables are built from `pmf` when a model is
+    exported. It computes in float32 under autocast."""
 
     FILTERS = (1, 3, 3, 3, 3, 1)
     INIT_SCALE = 10.0
@@ -40,7 +39,7 @@ class FactorizedPrior(nn.Module):
 
     @property
     def medians(self) -> Tensor:
-        """(1, C, 1, 1): what z is centred on before rounding."""
+        """(1, C, 1, 1): the centre of z, which is subtracted before rounding."""
         return self.quantiles[:, 0, 1].detach()[None, :, None, None]
 
     def forward(self, z: Tensor) -> Tensor:
@@ -48,14 +47,14 @@ class FactorizedPrior(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             values = z.float().transpose(0, 1).reshape(self.channels, 1, -1)
             lower, upper = self._logits(values - 0.5), self._logits(values + 0.5)
-            # On the side where both are small, so that the difference keeps its precision.
+            # Computed on the side where both are small, so that the difference stays precise.
             sign = -(lower + upper).sign().detach()
             p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
             p = lower_bound(p, LIKELIHOOD_MIN)
             return p.reshape(self.channels, z.shape[0], *z.shape[2:]).transpose(0, 1)
 
     def aux_loss(self) -> Tensor:
-        """Distance of the quantiles from those of the density, whose own parameters get no gradient from it."""
+        """Distance of the quantiles from those of the density. The density's own parameters get no gradient from it."""
         target = math.log(2 / self.TAIL_MASS - 1)
         with torch.autocast(self.quantiles.device.type, enabled=False):
             low, middle, high = self._logits(self.quantiles, detach=True).unbind(-1)
@@ -63,18 +62,18 @@ class FactorizedPrior(nn.Module):
 
     @torch.no_grad()
     def support(self, tail_mass: float, limit: int = 4096) -> tuple[Tensor, Tensor]:
-        """First and last symbol (z minus the median, an integer) of each channel, (C, 1, 1): beyond either lies less
-        than `tail_mass`, one symbol more or less. Both are at most `limit` from the median, which is among them."""
+        """First and last symbol (z minus the median, an integer) of each channel, (C, 1, 1). Less than `tail_mass` lies
+        beyond each of them, within one symbol. Both are at most `limit` from the median, which lies between them."""
         logit = math.log(1 / tail_mass - 1)
         with torch.autocast(self.quantiles.device.type, enabled=False):
             return self._last_below(-logit, limit).clamp(max=0), self._last_below(logit, limit).clamp(min=0)
 
     def _last_below(self, logit: float, limit: int) -> Tensor:
-        """The last symbol of each channel at whose lower edge the logit of the cumulative is below `logit`."""
+        """The last symbol of each channel for whose lower edge the logit of the cumulative is below `logit`."""
         medians = self.quantiles[:, :, 1:2]
         low = torch.full_like(medians, -limit)
         high = -low
-        while limit:  # bisection without a look at the values, for which a GPU would have to be waited for
+        while limit:  # bisection without reading values, which would wait for a GPU
             middle = ((low + high) / 2).floor()
             below = self._logits(middle - 0.5 + medians) < logit
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
@@ -83,9 +82,9 @@ class FactorizedPrior(nn.Module):
 
     @torch.no_grad()
     def pmf(self, tail_mass: float = 2**-20, limit: int = 4096) -> tuple[list[np.ndarray], np.ndarray]:
-        """Per channel, the probabilities of z's symbols (z minus the median, an integer) and the first symbol.
+        """For each channel, the probabilities of z's symbols (z minus the median, an integer) and the first symbol.
 
-        Each channel's run of symbols ends where less than `tail_mass` lies beyond it, `limit` away at most."""
+        The symbols of a channel end where less than `tail_mass` lies beyond, at most `limit` away."""
         symbols = torch.arange(-limit, limit + 2, dtype=torch.float64) - 0.5
         prior = type(self)(self.channels).double()
         prior.load_state_dict({k: v.double().cpu() for k, v in self.state_dict().items()})

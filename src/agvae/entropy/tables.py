@@ -1,4 +1,4 @@
-"""Integer coding tables: what the entropy coder reads in place of the densities.
+"""Integer coding tables, which the entropy coder reads in place of the densities.
 
 A symbol of y is s = round(ȳ − μ), and its mass P(s) = F(s + ½) − F(s − ½) depends on the pair (σ_l, σ_r). In every
 form of the density each side is a Gaussian tail of its own σ, so with T(x) = Φ(−x)
@@ -8,11 +8,11 @@ form of the density each side is a Gaussian tail of its own σ, so with T(x) = �
 
 where w = 1 for `symmetric` and `half_mass`, and w_side = 2σ_side / (σ_l + σ_r) for `two_piece`. With a tail of weight
 t, T(x) = (1 − t)·Φ(−x) + t·Φ(−x/3) (agvae.entropy.densities). A symbol is therefore
-coded in two steps, its class (zero, neg, pos) by a table over the pair and its magnitude by a table over one side: K
-scales need K² rows of three entries and K rows of magnitudes, where a table per pair would need K² whole alphabets.
+coded in two steps: its class (zero, neg, pos) by a table over the pair, and its magnitude by a table over one side. K
+scales need K² rows of three entries and K rows of magnitudes. A table per pair would need K² whole alphabets.
 
-All frequencies are integers ≥ 1 with the sum 2^20. They are computed once, in float64, when a model is exported; the
-model file carries them, so no two machines need to agree on an exponential.
+All frequencies are integers ≥ 1 that add up to 2^20. They are computed once, in float64, when a model is exported. The
+model file stores them, so machines need not agree on an exponential.
 """
 
 import math
@@ -25,7 +25,7 @@ from torch import Tensor
 from agvae.entropy.densities import ASYMMETRIC_FORMS, SCALE_MIN, TAIL_RATIO, scale_min
 
 # ±1 at the smallest σ, 0.11, has a mass of 2.7·10⁻⁶ each. With 16 bits it could have no less than 1.5·10⁻⁵, and files
-# would part from the model's own estimate by 1 % where a model errs that way.
+# would differ from the model's own estimate by 1 % if a model errs in that way.
 PRECISION = 20
 TOTAL = 1 << PRECISION
 FORMS = ("symmetric", *ASYMMETRIC_FORMS)
@@ -33,7 +33,7 @@ FORMS = ("symmetric", *ASYMMETRIC_FORMS)
 # No symbol, coded by a table or escaped, reaches this magnitude.
 SYMBOL_LIMIT = 1 << 24
 
-# The alphabet of magnitudes ends where less mass than this is left; the rest is the escape's.
+# The alphabet of magnitudes ends where less mass than this is left. The escape has the rest.
 _ESCAPE_MASS = 2.0**-PRECISION
 
 
@@ -51,11 +51,10 @@ SCALES = scale_grid()
 
 
 def scale_index(sigma: Tensor, scales: np.ndarray = SCALES) -> Tensor:
-    """Index of the grid point nearest to each σ in log σ, uint8 of sigma's shape, clamped at both ends.
+    """Index of the grid point nearest to each σ in log σ, uint8 with the shape of sigma, clamped at both ends.
 
-    Comparisons alone decide it: the thresholds are the geometric means of neighbours, whose product and square root
-    IEEE 754 defines to the last bit.
-    """
+    Only comparisons decide it. The thresholds are the geometric means of neighbours, whose product and square root IEEE
+    754 defines to the last bit."""
     thresholds = torch.from_numpy(np.sqrt(scales[:-1] * scales[1:])).to(sigma)
     return torch.bucketize(sigma, thresholds).to(torch.uint8)
 
@@ -121,13 +120,14 @@ class Tables:
         return sum(getattr(self, field.name).nbytes for field in fields(self)[1:])
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The tables as tensors for a safetensors file: int32, the grid float64, the form an uint8 index of FORMS."""
+        """The tables as tensors for a safetensors file: int32, except the grid in float64 and the form as a uint8 index
+        of FORMS."""
         arrays = {field.name: torch.from_numpy(getattr(self, field.name)) for field in fields(self)[1:]}
         return {"form": torch.tensor(FORMS.index(self.form), dtype=torch.uint8), **arrays}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Tables":
-        """Inverse of `to_tensors`; raises ValueError for tensors that are no sound tables."""
+        """Inverse of `to_tensors`. Raises ValueError for tensors that are not valid tables."""
         names = [field.name for field in fields(cls)]
         _require(set(tensors) == set(names), f"expected {', '.join(names)}; found {', '.join(sorted(tensors))}")
         form = tensors["form"]
@@ -150,11 +150,11 @@ def build_tables(
     scales: np.ndarray | None = None,
     tail: float = 0.0,
 ) -> Tables:
-    """Tables of a model: the Gaussian ones of `form` over the grid, and the factorised prior's from plain arrays.
+    """Tables of a model: the Gaussian tables of `form` over the grid, and those of the factorised prior from plain
+    arrays.
 
-    `scales` is `scale_grid` from the smallest σ that there is with this `tail`, if not given. z_pmf[c] holds the masses
-    of channel c's symbols z_offset[c], z_offset[c] + 1, … (round(z − median)); what they lack of 1 is the escape's.
-    """
+    `scales` defaults to `scale_grid` from the smallest σ for this `tail`. z_pmf[c] holds the masses of channel c's
+    symbols z_offset[c], z_offset[c] + 1, … (round(z − median)). The escape gets the rest of the mass."""
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
     if scales is None:
@@ -176,9 +176,8 @@ def build_tables(
 def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
     """Integer frequencies ≥ 1 with the sum 2^20 that cost few bits more than each row of `pmf` (…, n), int64.
 
-    Starts a little low, then gives the units left to the entries where one more saves most bits, at most one per entry
-    and an eighth of what is left at a time.
-    """
+    Starts slightly too low, then gives the remaining units to the entries where one more saves most bits: at most one
+    per entry, and an eighth of the remaining units at a time."""
     pmf = np.asarray(pmf, dtype=np.float64)
     n = pmf.shape[-1]
     if n > TOTAL or not np.isfinite(pmf).all() or (pmf < 0).any() or (pmf.sum(-1) <= 0).any():
@@ -194,7 +193,7 @@ def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
 
 
 def _upper_tail(x: np.ndarray, tail: float) -> np.ndarray:
-    """T(x), exact far out."""
+    """T(x), accurate far out."""
     narrow, wide = (np.array([0.5 * math.erfc(value / ratio / 2**0.5) for value in x]) for ratio in (1, TAIL_RATIO))
     return (1 - tail) * narrow + tail * wide
 
@@ -219,8 +218,8 @@ def _magnitude_pmf(sigma: float, tail: float) -> np.ndarray:
     beyond = _upper_tail((np.arange(math.ceil(5 * widest) + 2) + 0.5) / sigma, tail)
     side, beyond = beyond[0], beyond / beyond[0]
     last = int(np.argmax(beyond[1:] < _ESCAPE_MASS)) + 1
-    # At small σ the side alone costs up to 19 bits: with the escape and its 5-bit length it shall cost 30, the most
-    # that a loss sees (LIKELIHOOD_MIN). The other magnitudes hardly lose by it.
+    # At small σ, the side alone costs up to 19 bits. With the escape and its 5-bit length it should cost 30, the most
+    # in a loss (LIKELIHOOD_MIN). The other magnitudes lose hardly anything.
     escape = max(beyond[last], min(0.25, 2.0**-25 / side))
     return np.append((1 - escape) * (beyond[:last] - beyond[1 : last + 1]) / (1 - beyond[last]), escape)
 
@@ -232,7 +231,7 @@ def _cumulate(pmf: np.ndarray) -> np.ndarray:
 
 
 def _concatenate(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows one after another, and where each starts, with the whole length at the end."""
+    """The rows one after another, and the start of each, with the total length at the end."""
     starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
     return np.concatenate(rows), starts
 
@@ -243,7 +242,8 @@ def _require(condition: bool, message: str):
 
 
 def _check_rows(name: str, flat: np.ndarray, start: np.ndarray, count: int):
-    """Every row runs from 0 to 2^20, increases strictly and has at least two entries; the rows fill `flat`."""
+    """Check that every row runs from 0 to 2^20, increases strictly and has at least two entries, and that the rows fill
+    `flat`."""
     _require(count >= 1 and start.shape == (count + 1,), f"{name}_start must have {count + 1} entries")
     _require(
         start[0] == 0 and start[-1] == len(flat) and bool((np.diff(start.astype(np.int64)) >= 3).all()),

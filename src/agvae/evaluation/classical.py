@@ -1,4 +1,4 @@
-"""Classical codecs to compare with that run in this process, and the search for the quality that meets a rate."""
+"""Classical codecs that run in this process, and the search for the quality that meets a rate."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,12 @@ from agvae.metrics import bits_per_pixel
 
 
 class MissingCodecError(ConfigError):
-    """A codec whose package or program is not there; the message says how to get it."""
+    """A codec whose package or program is missing. The message says how to get it."""
 
 
 class ClassicalCodec(Protocol):
-    """A codec with one quality setting; `scale` is all its values and `qualities` its grid, both low to high rate."""
+    """A codec with one quality setting. `scale` lists all its values and `qualities` a grid of them, from low to high
+    rate."""
 
     @property
     def name(self) -> str: ...
@@ -34,7 +35,7 @@ class ClassicalCodec(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """A picture as a codec gives it back: `image` (H, W, 3) uint8, at `bpp` bits per pixel of the whole file."""
+    """A picture decoded by a codec: `image` (H, W, 3) uint8, at `bpp` bits per pixel of the whole file."""
 
     image: np.ndarray
     bpp: float
@@ -42,11 +43,11 @@ class Coded:
 
 
 def at_rate(codec: ClassicalCodec, image: Image.Image | np.ndarray, bpp: float) -> Coded:
-    """The picture, of PIL or (H, W, 3) uint8, coded at the highest rate of the codec's scale that is not over `bpp`.
+    """The picture, from PIL or (H, W, 3) uint8, coded at the highest rate of the codec's scale that does not exceed
+    `bpp`.
 
-    Bisection: rate rises with quality, but for dents that can cost a step. A target above what the highest quality
-    takes gives the highest quality; one below what the lowest takes raises TargetError.
-    """
+    The search is a bisection. Rate rises with quality, except for dents that can cost one step. A target above the rate
+    of the highest quality gives the highest quality. A target below that of the lowest raises TargetError."""
     picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
     low, high, best = 0, len(codec.scale), None
     while low < high:
@@ -69,7 +70,8 @@ def at_rate(codec: ClassicalCodec, image: Image.Image | np.ndarray, bpp: float) 
 
 @dataclass(frozen=True)
 class PillowCodec:
-    """A codec of Pillow's; `options` go to every `Image.save`, and `load_plugin` makes Pillow know the format."""
+    """A codec of Pillow. `options` are passed to every `Image.save`, and `load_plugin` registers the format with
+    Pillow."""
 
     name: str
     description: str
@@ -80,7 +82,7 @@ class PillowCodec:
     load_plugin: Callable[[], None] | None = None
 
     def require(self) -> None:
-        """Import what the codec needs; raises MissingCodecError if that is not installed."""
+        """Import the packages of the codec. Raises MissingCodecError if one is not installed."""
         try:
             if self.load_plugin is not None:
                 self.load_plugin()
@@ -97,7 +99,7 @@ class PillowCodec:
         return stream.getvalue()
 
     def decode(self, data: bytes) -> Image.Image:
-        """The RGB image in a file of `encode`'s."""
+        """The RGB image in a file that `encode` made."""
         self.require()
         with Image.open(BytesIO(data), formats=[self.format]) as image:
             return image.convert("RGB")
@@ -107,7 +109,7 @@ class PillowCodec:
 
 
 class Jpeg2000Codec(PillowCodec):
-    """JPEG 2000, whose quality is the rate aimed at, in bits per pixel."""
+    """JPEG 2000. Its quality is the target rate in bits per pixel."""
 
     def _rate(self, quality: float) -> dict[str, Any]:
         return {"quality_mode": "rates", "quality_layers": [24 / quality]}
@@ -140,7 +142,7 @@ _CODECS = (
         "WEBP",
         {"method": 6},
     ),
-    # The encoder's own default tune is for neither metric: 11 to 15 % more bits than "ssim" at equal PSNR. "psnr" takes
+    # The encoder's default tune suits neither metric: 11 to 15 % more bits than "ssim" at equal PSNR. "psnr" takes
     # 1 % fewer at equal PSNR, and 5 % more at equal MS-SSIM.
     PillowCodec(
         "avif",
@@ -150,7 +152,7 @@ _CODECS = (
         "AVIF",
         {"subsampling": "4:4:4", "speed": 6, "codec": "aom", "advanced": {"tune": "ssim"}},
     ),
-    # Without mct=1 Pillow codes R, G and B apart, for 2 to 3 dB less.
+    # Without mct=1, Pillow codes R, G and B separately, at 2 to 3 dB less.
     Jpeg2000Codec(
         "jpeg2000",
         "JPEG 2000, OpenJPEG through Pillow: 9/7 wavelet, 4:4:4, one layer; quality is the bpp aimed at",
@@ -180,12 +182,12 @@ _CODECS = (
         (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90),
         range(100),
         "JXL",
-        {"effort": 8, "lossless_jpeg": False},  # an image opened from a JPEG file is coded anew too
+        {"effort": 8, "lossless_jpeg": False},  # so that an image opened from a JPEG file is also coded again
         _load_jpegxl,
     ),
 )
 CLASSICAL_CODECS = {codec.name: codec for codec in _CODECS}
-"""What runs in this process, by name; `heic` and `jpegxl` need the extra `codecs`."""
+"""The codecs that run in this process, by name. `heic` and `jpegxl` need the extra `codecs`."""
 
 CODEC_TITLES = {
     "jpeg": "JPEG",
@@ -195,4 +197,4 @@ CODEC_TITLES = {
     "heic": "HEIC",
     "jpegxl": "JPEG XL",
 }
-"""The codecs' names in prose."""
+"""The codecs' names for text."""

@@ -1,8 +1,8 @@
-"""What a model costs: parameters and FLOPs of each of its parts, and of its gain units (equations 1 and 2).
+"""The cost of a model: parameters and FLOPs of each of its parts, and of its gain units (equations 1 and 2).
 
-FLOPs are counted with `torch.utils.flop_counter` while the model codes a picture of which only the shape exists:
-2 for each multiplication with an addition in convolutions and matrix products, and 1 for each multiplication by a gain.
-Activations, normalising divisions and biases are not in them, as the field counts. One multiplication with its
+FLOPs are counted with `torch.utils.flop_counter` while the model codes a picture of which only the shape exists. A
+multiplication with an addition in convolutions and matrix products counts 2, and a multiplication by a gain counts 1.
+As usual in the field, activations, normalising divisions and biases are not counted. One multiplication with its
 addition is a MAC; a gain has none.
 """
 
@@ -37,10 +37,9 @@ class Cost(NamedTuple):
 def part_costs(config: dict[str, Any], height: int, width: int) -> dict[str, Cost]:
     """The counted cost of each part of the model that `config` describes, for a picture of `height` × `width`.
 
-    Keys are g_a, g_s, h_a, h_s, context, prior (a table when coding, no FLOPs) and `GAIN_UNITS`, without those that the
-    model has not; together they hold every parameter once. Sides are rounded up to multiples of 64, as in coding.
-    Layers count as they are computed: a context by its coding order, which visits every position once.
-    """
+    Keys are g_a, g_s, h_a, h_s, context, prior (a table when coding, so no FLOPs) and `GAIN_UNITS`, without the parts
+    that the model lacks. Together they contain every parameter once. Sides are rounded up to multiples of 64, as in
+    coding. Layers count as they are computed: a context by its coding order, which visits every position once."""
     with torch.device("meta"):  # shapes without memory or arithmetic
         model = AGVAE.from_config(config).eval()
         x, y, z = (torch.empty(shape) for shape in _shapes(model, height, width))
@@ -75,10 +74,10 @@ def part_costs(config: dict[str, Any], height: int, width: int) -> dict[str, Cos
 
 
 def gain_costs(config: dict[str, Any], height: int, width: int) -> Cost:
-    """What the paper's equations give for the gain units: (1) parameters, (2) FLOPs, of one picture.
+    """The result of the paper's equations for the gain units of one picture: (1) parameters, (2) FLOPs.
 
-    c·n·2 parameters and c·h·w·2 FLOPs for the gain and inverse gain of y, (c, h, w) being its shape and n the levels;
-    with HCVR c_hp·n·2 and c_hp·h_hp·w_hp·2 more, for z. Nothing for a model without gain."""
+    c·n·2 parameters and c·h·w·2 FLOPs for the gain and inverse gain of y, where (c, h, w) is its shape and n the number
+    of levels. With HCVR, c_hp·n·2 and c_hp·h_hp·w_hp·2 more, for z. Zero for a model without gain."""
     with torch.device("meta"):
         model = AGVAE.from_config(config)
     _, y, z = _shapes(model, height, width)
@@ -108,7 +107,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _network(module: nn.Module, run: Callable[..., Any], *inputs: Any) -> Cost:
-    """The parameters of `module` and the products that `run` makes with them."""
+    """The parameters of `module`, and the products that `run` computes with them."""
     flops = _flops(run, *inputs)
     return Cost(_parameters(module), flops, flops // 2)
 
@@ -120,7 +119,7 @@ def _flops(run: Callable[..., Any], *inputs: Any, formulas: dict[Any, Callable[.
 
 
 def _product_flops(*shapes: Any, out_shape: torch.Size) -> int:
-    """Of an elementwise product, which the counter leaves out unless it is told."""
+    """FLOPs of an elementwise product, which the counter does not count by default."""
     return math.prod(out_shape)
 
 

@@ -1,4 +1,4 @@
-"""Classical codecs that are programs of their own, BPG, VTM and VVenC, and every codec to compare with by its name."""
+"""Classical codecs that are separate programs (BPG, VTM and VVenC), and the lookup of every codec by its name."""
 
 import shutil
 import struct
@@ -24,16 +24,15 @@ _SIZE = struct.Struct(">HH")
 
 
 class CodecError(DataError):
-    """A program that failed on a picture; the message has the last line that it wrote."""
+    """A program failed on a picture. The message has the last line that it wrote."""
 
 
 class ExternalCodec(ABC):
-    """An encoder and a decoder that are run once for each file, in a temporary folder; quality is QP.
+    """An encoder and a decoder that are run once for each file, in a temporary folder. Quality is QP.
 
-    `programs` are looked for on PATH; `settings` may have the path of one under its name, and has the `timeout` of
-    one call in seconds (None: no limit). Raises MissingCodecError for a program that is not on PATH, and
-    ConfigError for a path of `settings` where there is none; encoding and decoding raise CodecError.
-    """
+    `programs` are looked up on PATH. `settings` may hold the path of a program under its name, and the `timeout` of one
+    call in seconds (None: no limit). Raises MissingCodecError if a program is not on PATH, and ConfigError if a path in
+    `settings` does not exist. Encoding and decoding raise CodecError."""
 
     name: str
     description: str
@@ -58,7 +57,7 @@ class ExternalCodec(ABC):
             return self._encode(image, int(quality), Path(folder))
 
     def decode(self, data: bytes) -> Image.Image:
-        """The RGB image in a file of `encode`'s."""
+        """The RGB image in a file that `encode` made."""
         with TemporaryDirectory(prefix="agvae-") as folder:
             return self._decode(data, Path(folder))
 
@@ -82,7 +81,7 @@ class ExternalCodec(ABC):
         )
 
     def _run(self, program: str, arguments: list[Any], output: Path) -> bytes:
-        """What the program writes to the file `output`, its working folder being that file's."""
+        """The content of the file `output` that the program writes. Its working folder is that of the file."""
         command = [str(argument) for argument in (self._paths[program], *arguments)]
         limit = self.settings.get("timeout")
         try:
@@ -102,7 +101,7 @@ class ExternalCodec(ABC):
 
 
 class BPGCodec(ExternalCodec):
-    """BPG as the field compares with it: 4:4:4, 8 bit, BT.601 Y′CbCr of its own making, x265."""
+    """BPG with the field's usual settings: 4:4:4, 8 bit, its own BT.601 Y′CbCr, x265."""
 
     name = "bpg"
     description = "BPG, x265: 4:4:4, 8 bit, YCbCr; quality is QP"
@@ -125,10 +124,9 @@ class BPGCodec(ExternalCodec):
 
 
 class _RawVideoCodec(ExternalCodec):
-    """A video codec that takes and gives raw planes of 10 bits, two bytes a sample, the lower first.
+    """A video codec that reads and writes raw planes of 10 bits, two bytes a sample, the lower byte first.
 
-    A file is the picture's width and height, 16 bits each, which raw video lacks, and the bitstream.
-    """
+    A file consists of the width and height of the picture, 16 bits each, which raw video lacks, and the bitstream."""
 
     def _encode(self, image: Image.Image, qp: int, folder: Path) -> bytes:
         source, coded = folder / "source.yuv", folder / "coded.bin"
@@ -155,11 +153,11 @@ class _RawVideoCodec(ExternalCodec):
         return Image.fromarray(ycbcr_to_rgb(self._joined(planes)[:height, :width], _BITS))
 
     def _planes(self, ycbcr: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Y, Cb and Cr as the encoder takes them, of 4:4:4 code values (H, W, 3)."""
+        """Y, Cb and Cr in the form that the encoder takes, from 4:4:4 code values (H, W, 3)."""
         return tuple(np.moveaxis(ycbcr, -1, 0))
 
     def _shapes(self, width: int, height: int) -> list[tuple[int, int]]:
-        """Rows and columns of the planes that the decoder gives of a picture."""
+        """Rows and columns of the planes that the decoder returns for a picture."""
         return [(height, width)] * 3
 
     def _joined(self, planes: list[np.ndarray]) -> np.ndarray:
@@ -174,11 +172,10 @@ class _RawVideoCodec(ExternalCodec):
 
 
 class VTMCodec(_RawVideoCodec):
-    """VVC's reference software in its all-intra configuration, fed with BT.709 Y′CbCr in full range.
+    """VVC's reference software in its all-intra configuration, with BT.709 Y′CbCr in full range.
 
-    `settings` may have `vtm_config`, the path of encoder_intra_vtm.cfg; without it the file is looked for in a
-    folder cfg above the program, where VTM's sources have it.
-    """
+    `settings` may hold `vtm_config`, the path of encoder_intra_vtm.cfg. Without it, the file is looked up in a folder
+    cfg above the program, where VTM's sources have it."""
 
     name = "vtm"
     description = "VVC, VTM all-intra: 4:4:4, 10 bit, BT.709 YCbCr; quality is QP"
@@ -212,8 +209,8 @@ class VTMCodec(_RawVideoCodec):
 
 
 class VVenCCodec(_RawVideoCodec):
-    """Fraunhofer's VVC encoder and decoder. They know 4:2:0 only; a picture of odd size gets its last row or column
-    twice for coding."""
+    """Fraunhofer's VVC encoder and decoder. They support only 4:2:0. For coding, the last row or column of a picture of
+    odd size is repeated."""
 
     name = "vvenc"
     description = "VVC, VVenC slower, no perceptual QP: 4:2:0 (it has no other), 10 bit, BT.709 YCbCr; quality is QP"
@@ -247,17 +244,15 @@ def _last_line(output: bytes) -> str:
 
 _EXTERNAL_CODECS = {codec.name: codec for codec in (BPGCodec, VTMCodec, VVenCCodec)}
 CODEC_NAMES = (*CLASSICAL_CODECS, *_EXTERNAL_CODECS)
-"""Names that `classical_codec` takes, beside those of `agvae.evaluation.peers`."""
+"""Names that `classical_codec` accepts, besides those of `agvae.evaluation.peers`."""
 
 
 def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> ClassicalCodec:
-    """The codec called `name`, ready to be used.
+    """The codec called `name`, ready to use.
 
-    `programs` is `programs` of conf/evaluate.yaml: paths of external programs, for those that are not on PATH.
-    Raises MissingCodecError for a codec whose package or program is not there, and ConfigError for an unknown
-    name or a path that leads nowhere. `name` may also be the import path of a class of the user's own, or its entry
-    point's name.
-    """
+    `programs` is `programs` of conf/evaluate.yaml: paths of external programs that are not on PATH. Raises
+    MissingCodecError if the package or program of a codec is missing, and ConfigError for an unknown name or a path
+    that does not exist. `name` may also be the import path of a user's own class, or the name of its entry point."""
     if name.startswith(PREFIX):
         return peer_codec(name)
     if name in _EXTERNAL_CODECS:
@@ -282,7 +277,7 @@ def classical_codec(name: str, programs: Mapping[str, Any] | None = None) -> Cla
 def available_codecs(
     names: Sequence[str], programs: Mapping[str, Any] | None = None
 ) -> tuple[list[ClassicalCodec], dict[str, str]]:
-    """The codecs of these names that can be run, each once, and for each of the others how to get it.
+    """The codecs of these names that can be run, each once, and how to get each of the others.
 
     Raises ConfigError as `classical_codec` does."""
     codecs, missing = [], {}

@@ -31,12 +31,13 @@ _HEADER, _LENGTH = struct.Struct(">HHH"), struct.Struct(">I")
 
 
 class PeerCodec:
-    """Models of CompressAI as one codec: a fixed-rate model for each quality, or a variable-rate one for all.
+    """Models of CompressAI as one codec: a fixed-rate model for each quality, or a variable-rate model for all.
 
-    Qualities are CompressAI's 1 to 8 for the former, and from 0 to the last level, any number, for the latter."""
+    Qualities are CompressAI's 1 to 8 for fixed-rate models, and any number from 0 to the last level for a variable-rate
+    one."""
 
     def __init__(self, name: str, models: Mapping[float, PeerModel]):
-        """`models` has the model of each quality; its keys are the codec's grid."""
+        """`models` maps each quality to its model. Its keys are the grid of the codec."""
         self.name = name
         self.models = models
         self.qualities: Sequence[float] = sorted(models)
@@ -63,7 +64,7 @@ class PeerCodec:
 
     @torch.no_grad()
     def decode(self, data: bytes) -> Image.Image:
-        """The RGB image in a file of `encode`'s."""
+        """The RGB image in a file that `encode` made."""
         width, height, fixed = _HEADER.unpack_from(data)
         model, arguments = self._at(quality_from_fixed(fixed))
         position, strings = _HEADER.size, []
@@ -80,7 +81,7 @@ class PeerCodec:
         return Image.fromarray((x_hat.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
     def _at(self, quality: float) -> tuple[PeerModel, dict]:
-        """The model of a quality, its tables made, and the arguments that CompressAI's methods take for it."""
+        """The model of a quality, with its tables built, and the arguments that CompressAI's methods take for it."""
         model = self.models[quality]
         arguments = model.scaled(quality)
         if _has_tables_by_quality(model):
@@ -91,7 +92,7 @@ class PeerCodec:
 def peer_codec(name: str) -> PeerCodec:
     """The codec called `name`, which begins with `compressai:`.
 
-    Raises MissingCodecError if the package or its weights cannot be had, ConfigError for an architecture or a quality
+    Raises MissingCodecError if the package or its weights are not available, ConfigError for an architecture or quality
     that does not exist, and DataError for a checkpoint that cannot be used."""
     what = name.removeprefix(PREFIX)
     try:
@@ -112,7 +113,7 @@ def peer_codec(name: str) -> PeerCodec:
 
 
 def published_as(name: str) -> str | None:
-    """The published curve of a codec of this name: one of the whole architecture, trained for MSE."""
+    """The published curve of a codec of this name: that of the whole architecture, trained for MSE."""
     return f"{name.removeprefix(PREFIX).partition(':')[0]}-mse" if name.startswith(PREFIX) else None
 
 
@@ -141,7 +142,7 @@ def _trained_here(path: str) -> dict[float, PeerModel]:
 
 
 def _qualities(model: PeerModel, quality: float | None) -> list[float]:
-    """The qualities of a variable-rate model: the one asked for, or all levels and half-way between them."""
+    """The qualities of a variable-rate model: the given one, or all levels and the points half-way between them."""
     if quality is None:
         return half_levels(model.levels)
     try:
@@ -152,14 +153,14 @@ def _qualities(model: PeerModel, quality: float | None) -> list[float]:
 
 
 def _padding(model: PeerModel, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, right, top and bottom: zeros around the picture, as CompressAI's own evaluation pads."""
+    """Left, right, top and bottom padding: zeros around the picture, as in CompressAI's own evaluation."""
     from compressai.ops import compute_padding
 
     return compute_padding(height, width, min_div=model.net.downsampling_factor)[0]
 
 
 def _has_tables_by_quality(model: PeerModel) -> bool:
-    """Whether the prior of z has another table at each quality, so that coding begins by making it."""
+    """Whether the prior of z has a different table at each quality, so that coding begins by building it."""
     return getattr(model.net, "vr_entbttlnck", False)
 
 

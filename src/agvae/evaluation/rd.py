@@ -21,12 +21,10 @@ RESULTS = ("bpp", *METRICS, "encoding_time", "decoding_time")
 class Curve:
     """A codec's mean results over a data set, one entry per quality.
 
-    `results` maps "bpp" (bits per pixel), "psnr-rgb" (dB), "ms-ssim-rgb" ([0, 1]), "encoding_time" and
-    "decoding_time" (s) to lists of equal length; an agvae model has "quality" and "estimated_bpp" (the
-    model's own rate) beside them. NaN is a value that does not exist. A published curve also says what it is:
-    `kind` "codec", "learned fixed" or "learned variable", the metric it was `optimized_for`, and its
-    `source`.
-    """
+    `results` maps "bpp" (bits per pixel), "psnr-rgb" (dB), "ms-ssim-rgb" ([0, 1]), "encoding_time" and "decoding_time"
+    (s) to lists of equal length. An agvae model also has "quality" and "estimated_bpp" (the model's own rate). NaN
+    stands for a missing value. A published curve also has `kind` ("codec", "learned fixed" or "learned variable"), the
+    metric it was `optimized_for`, and its `source`."""
 
     name: str
     description: str
@@ -37,12 +35,12 @@ class Curve:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is of an agvae model."""
+        """Whether the curve is that of an agvae model."""
         return "quality" in self.results
 
     @classmethod
     def from_dict(cls, curve: Mapping[str, Any]) -> "Curve":
-        """The curve in a dictionary of the JSON schema; keys that it does not know are left aside."""
+        """The curve in a dictionary of the JSON schema. Unknown keys are ignored."""
         results = {
             key: [math.nan if value is None else float(value) for value in values]
             for key, values in curve["results"].items()
@@ -51,7 +49,8 @@ class Curve:
         return cls(curve["name"], curve.get("description", ""), results, **labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON schema's dictionary; what is not finite becomes null, the only word JSON has for it."""
+        """The dictionary of the JSON schema. Values that are not finite become null, because JSON has no other word for
+        them."""
         labels = {"kind": self.kind, "optimized_for": self.optimized_for, "source": self.source}
         results = {key: [finite_or_none(value) for value in values] for key, values in self.results.items()}
         return {
@@ -73,10 +72,9 @@ def write_curve(curve: Curve, path: Path) -> None:
 
 
 def mean_curve(rows: Iterable[Mapping[str, Any]], name: str, description: str, ours: bool = False) -> Curve:
-    """The means over images of the rows of codec `name`, in the order in which its qualities first come.
+    """The means over images of the rows of codec `name`, in the order in which its qualities first appear.
 
-    A NaN is left out of its mean; a quality for which every image gives NaN has NaN.
-    """
+    A NaN is left out of its mean. If every image has NaN at a quality, the mean is NaN."""
     by_quality: dict[float, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["codec"] == name:
@@ -108,12 +106,11 @@ def slug(name: str) -> str:
 
 
 class BDRate(NamedTuple):
-    """A BD-rate, or why there is none.
+    """A BD-rate, or the reason why there is none.
 
-    `percent` is the mean difference in rate at equal quality, negative where the test codec needs fewer bits;
-    `low` and `high` bound the common range of quality it is taken over, in dB. All three are None when there
-    is no BD-rate; then `reason` says why.
-    """
+    `percent` is the mean difference in rate at equal quality. It is negative if the test codec needs fewer bits. `low`
+    and `high` bound the common range of quality, in dB. All three are None if there is no BD-rate; then `reason` says
+    why."""
 
     percent: float | None = None
     low: float | None = None
@@ -145,20 +142,20 @@ def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr-rgb") -> BDRate:
         test_db,
         method="pchip",
         require_matching_points=False,
-        min_overlap=0,  # the common range is given back instead of a warning
+        min_overlap=0,  # the common range is returned instead of a warning
     )
     return BDRate(float(percent), float(low), float(high))
 
 
 def quality_db(curve: Curve, metric: str) -> np.ndarray:
-    """The curve's `metric` on a dB scale, one value per point; NaN where there is none."""
+    """The curve's `metric` on a dB scale, one value per point. NaN if there is none."""
     values = curve.results.get(metric) or [math.nan] * len(curve.results["bpp"])
     return np.array([ms_ssim_db(value) for value in values] if metric == "ms-ssim-rgb" else values)
 
 
 def pchip(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The monotone cubic through (x, y), as BD-rates use it, at other x: NaN outside, and everywhere if x does not
-    rise. Points that are not finite are left out."""
+    """The monotone cubic through (x, y), as BD-rates use it, at other x. NaN outside the range, and everywhere if x
+    does not rise. Points that are not finite are left out."""
     from scipy.interpolate import PchipInterpolator
 
     finite = np.isfinite(x) & np.isfinite(y)
@@ -169,10 +166,10 @@ def pchip(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def loss_between_levels(curve: Curve, metric: str = "psnr-rgb") -> tuple[np.ndarray, np.ndarray]:
-    """The qualities of a model's curve that lie between trained levels, and what each loses, in dB at equal rate.
+    """The qualities of a model's curve that lie between trained levels, and the loss of each, in dB at equal rate.
 
-    The loss is against the PCHIP curve of log bpp through the levels, and NaN outside the range of that. Both are empty
-    for a curve without such qualities."""
+    The loss is measured against the PCHIP curve of log bpp through the levels, and is NaN outside its range. Both are
+    empty for a curve without such qualities."""
     quality, rate, db = (
         np.array(curve.results.get("quality", [])),
         np.log(curve.results["bpp"]),
@@ -185,7 +182,7 @@ def loss_between_levels(curve: Curve, metric: str = "psnr-rgb") -> tuple[np.ndar
 
 
 def _rising_points(curve: Curve, metric: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Finite rates (bpp) and qualities (dB) by rising rate; ValueError where quality does not rise."""
+    """Finite rates (bpp) and qualities (dB) by rising rate. Raises ValueError if quality does not rise."""
     points = {
         (rate, db)
         for rate, db in zip(curve.results["bpp"], quality_db(curve, metric), strict=True)

@@ -1,4 +1,4 @@
-"""Runs codecs over a data set: real bytes, quality of the decoded image, and times."""
+"""Runs codecs over a data set and measures real bytes, the quality of decoded images, and times."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ COLUMNS = ("image", "codec", "quality", "width", "height", "bytes", *RESULTS, "e
 
 
 class ImageCodec(Protocol):
-    """What can be evaluated: a classical adapter, or an agvae model in a `ModelCodec`."""
+    """A codec that can be evaluated: a classical adapter, or an agvae model in a `ModelCodec`."""
 
     @property
     def name(self) -> str: ...
@@ -40,11 +40,9 @@ class ImageCodec(Protocol):
 
 
 class ModelCodec:
-    """An `agvae.Codec` at a list of qualities: by default every level and half-way between levels.
+    """An `agvae.Codec` at a list of qualities. Without one, every level and the points half-way between levels.
 
-    An image is analysed once for all its qualities (`analyze`), and `encode` and `estimate` take what that
-    gives.
-    """
+    An image is analysed once for all its qualities (`analyze`). `encode` and `estimate` take the result."""
 
     def __init__(self, codec, qualities: Sequence[float] | None = None, effort: int = 0):
         self.codec = codec
@@ -63,14 +61,14 @@ class ModelCodec:
                 raise ConfigError(f"{self.name}: {error}") from None
 
     def analyze(self, image: Image.Image) -> Any:
-        """The latent of an image; returns when it is computed, also on a GPU."""
+        """The latent of an image. Returns once it is computed, also on a GPU."""
         latent = self.codec.analyze(image)
         if self.codec.device.type == "cuda":
             torch.cuda.synchronize(self.codec.device)
         return latent
 
     def encode(self, latent: Any, quality: float) -> bytes:
-        """The whole file, always with a learned body: the model is what is measured."""
+        """The whole file, always with a learned body, because the model is measured."""
         return self.codec.compress(latent, quality=quality, effort=self.effort, lossless=False)
 
     def decode(self, data: bytes) -> Image.Image:
@@ -78,7 +76,7 @@ class ModelCodec:
         return self.codec.decompress(data)
 
     def estimate(self, latent: Any, quality: float) -> float:
-        """The model's own rate, in bits; NaN for a refined latent, whose symbols are others."""
+        """The model's own rate, in bits. NaN for a refined latent, whose symbols differ."""
         if self.effort:
             return math.nan
         return self.codec.estimate(latent, quality=quality)
@@ -86,12 +84,10 @@ class ModelCodec:
 
 @dataclass
 class Evaluation:
-    """What a run over a data set measured.
+    """The measurements of a run over a data set.
 
-    `rows` has a dictionary of `COLUMNS` for each image, codec and quality, image by image; `skipped` names
-    each image that was left out with the reason; `interrupted` says that the images after the last row were
-    not reached.
-    """
+    `rows` has a dictionary of `COLUMNS` for each image, codec and quality, image by image. `skipped` maps each image
+    that was left out to the reason. `interrupted` means that the images after the last row were not reached."""
 
     codecs: Sequence[ImageCodec]
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -114,7 +110,7 @@ class Evaluation:
         ]
 
     def write_csv(self, path: Path) -> None:
-        """Write `rows` as CSV; what is not finite is an empty cell."""
+        """Write `rows` as CSV. A value that is not finite is an empty cell."""
         table = io.StringIO(newline="")
         writer = csv.writer(table)
         writer.writerow(COLUMNS)
@@ -126,14 +122,13 @@ class Evaluation:
 def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Evaluation:
     """Code every image with every codec at all its qualities, in one pass over the data set.
 
-    An image is read once and enters the rows with all codecs or with none, so that means are always over the
-    same images: one that cannot be read or coded is logged and listed in `skipped`, and Ctrl-C ends the run
-    with the images that are complete. Codecs see pixels alone: no colour profile or EXIF gets into a file.
+    An image is read once, and enters the rows with all codecs or with none, so that all means are over the same images.
+    If an image cannot be read or coded, it is logged and listed in `skipped`. Ctrl-C ends the run with the images that
+    are complete. Codecs see only pixels: no colour profile or EXIF gets into a file.
 
-    Times are wall-clock seconds. A model analyses an image once for all qualities; each quality's encoding
-    time is that analysis plus its own coding, which is what encoding at this quality alone takes. The first
-    image is coded once beforehand, untimed, so that no time holds a first call's set-up.
-    """
+    Times are wall-clock seconds. A model analyses an image once for all qualities. The encoding time of each quality is
+    that analysis plus its own coding, which is the time of encoding at this quality alone. The first image is first
+    coded once without timing, so that no time includes the set-up of a first call."""
     names = [slug(codec.name) for codec in codecs]
     if len(set(names)) < len(names):
         raise ConfigError(

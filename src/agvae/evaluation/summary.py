@@ -1,4 +1,4 @@
-"""What an evaluation amounts to: BD-rates of a model against every anchor, and the same as text tables."""
+"""The summary of an evaluation: BD-rates of a model against every anchor, and the same as text tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,9 @@ from agvae.metrics import ms_ssim_db
 def bd_rates(ours: Curve, measured: Sequence[Curve], published: Sequence[Curve] = ()) -> dict[str, dict[str, Any]]:
     """BD-rates in percent of `ours` against each anchor: the other codecs of the run, and published curves.
 
-    By anchor's name: a "source" ("this run" or "published") and, for each metric, {"percent", "low", "high",
-    "reason"} as in `BDRate`. A published curve whose name a codec of the run has is called
-    "<name>-published".
-    """
+    Each anchor's name maps to a "source" ("this run" or "published") and, for each metric, {"percent", "low", "high",
+    "reason"} as in `BDRate`. If a codec of the run has the name of a published curve, the published one is called
+    "<name>-published"."""
     names = {curve.name for curve in measured} | {ours.name}
     anchors = [(curve.name, "this run", curve) for curve in measured]
     anchors += [
@@ -26,7 +25,7 @@ def bd_rates(ours: Curve, measured: Sequence[Curve], published: Sequence[Curve] 
 
 
 def curve_table(curve: Curve, title: str):
-    """A `rich` table of a curve of our own: one line per quality."""
+    """A `rich` table of one of our curves, with one line per quality."""
     from rich.table import Table
 
     table = Table(title=f"{curve.name} on {title}", title_justify="left")
@@ -49,7 +48,8 @@ def curve_table(curve: Curve, title: str):
 
 
 def bd_rate_table(name: str, rates: dict[str, dict[str, Any]]):
-    """A `rich` table of `bd_rates`, one line per anchor; a dash where there is none (`bd_rate_notes` says why)."""
+    """A `rich` table of `bd_rates`, with one line per anchor. A dash means that there is none (`bd_rate_notes` says
+    why)."""
     from rich.table import Table
 
     table = Table(title=f"BD-rate of {name} (negative: fewer bits)", title_justify="left")
@@ -64,7 +64,7 @@ def bd_rate_table(name: str, rates: dict[str, dict[str, Any]]):
 
 
 def bd_rate_notes(rates: dict[str, dict[str, Any]]) -> list[str]:
-    """Why BD-rates of `bd_rates` are missing, one line per reason with the anchors that it concerns."""
+    """The reasons why BD-rates of `bd_rates` are missing, one line per reason with its anchors."""
     anchors: dict[str, list[str]] = {}
     for anchor, rate in rates.items():
         for metric in METRICS:

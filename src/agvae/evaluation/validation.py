@@ -1,4 +1,4 @@
-"""A validation while training: its measurements, its points as an RD curve, and the columns of rd.csv."""
+"""A validation during training: its measurements, its points as an RD curve, and the columns of rd.csv."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,14 +8,15 @@ from torch import Tensor
 from agvae.evaluation.rd import METRICS, Curve
 
 SHORT = dict(zip(METRICS, ("psnr", "ms_ssim"), strict=True))
-"""By metric of an RD curve, its name in logged values, in the points of a validation and in rd.csv."""
+"""Maps each metric of an RD curve to its name in logged values, in the points of a validation and in rd.csv."""
 
 
 class Measured(NamedTuple):
-    """A validation batch at one quality, as callbacks see it: `validation_step` returns one for each.
+    """A validation batch at one quality, in the form that callbacks see. `validation_step` returns one for each
+    quality.
 
-    bpp, psnr (dB) and ms_ssim (NaN where it is not defined) are (B,); channel_bpp (B, M) is the rate of each channel
-    of y in bits per pixel; decoded (B, 3, H, W) is uint8."""
+    bpp, psnr (dB) and ms_ssim (NaN if it is not defined) are (B,). channel_bpp (B, M) is the rate of each channel of y
+    in bits per pixel. decoded (B, 3, H, W) is uint8."""
 
     quality: float
     bpp: Tensor

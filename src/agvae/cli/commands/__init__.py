@@ -1,1 +1,1 @@
-"""The commands of `agvae`: each takes the parsed options and returns an exit status, or None for 0."""
+"""The commands of `agvae`. Each takes the parsed options and returns an exit status, or None for 0."""

@@ -1,4 +1,4 @@
-"""`agvae compare`: a picture beside what an .agv file of it gives back."""
+"""`agvae compare`: a picture beside the decoded picture of its .agv file."""
 
 import argparse
 from pathlib import Path
@@ -9,9 +9,9 @@ from agvae.cli.streams import read, say, write
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print rate, PSNR and MS-SSIM of a file; with an output, write both pictures side by side.
+    """Print rate, PSNR and MS-SSIM of a file. With an output, write both pictures side by side.
 
-    Raises ValueError for files that cannot be read or are of different sizes."""
+    Raises ValueError if the files cannot be read or have different sizes."""
     if options.output:
         check_folders(Job(options.original, options.output))
     data = read(options.file)

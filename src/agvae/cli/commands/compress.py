@@ -1,4 +1,4 @@
-"""`agvae compress`: pictures into .agv files."""
+"""`agvae compress`: turns pictures into .agv files."""
 
 import argparse
 import dataclasses
@@ -21,11 +21,11 @@ TARGETS = ("quality", "bpp", "bytes", "psnr", "ms_ssim")
 METRICS = {"psnr": "PSNR {:.2f} dB", "ms_ssim": "MS-SSIM {:.4f}"}
 
 _JPEG = {10: 0.2, 30: 0.9, 50: 1.9, 70: 2.6, 80: 3.2, 85: 3.6, 90: 4.0, 95: 4.9}
-"""JPEG's quality 10 to 95, and the one at which agvae-mse has the same PSNR, on the photos that come with agvae."""
+"""JPEG's qualities 10 to 95, and the quality at which agvae-mse has the same PSNR, on the photos bundled with agvae."""
 
 
 def compress(options: argparse.Namespace) -> int:
-    """Compress each input; without a target, at the middle of the model's qualities."""
+    """Compress each input. Without a target, use the middle of the model's qualities."""
     from agvae.images import is_picture
 
     jobs = jobs_of(options.paths, ".agv", "OUT.agv or a folder", is_picture)
@@ -54,7 +54,7 @@ def compress(options: argparse.Namespace) -> int:
 
 
 class _Lazy:
-    """The codec, loaded when the first picture has been read, and once for all."""
+    """The codec. It is loaded once, after the first picture has been read."""
 
     def __init__(self, options: argparse.Namespace):
         self._options, self._lock = options, threading.Lock()
@@ -62,11 +62,11 @@ class _Lazy:
 
     @property
     def levels(self) -> int | None:
-        """The model's levels, if it has been loaded."""
+        """The levels of the model, if it has been loaded."""
         return None if self._codec is None else self._codec.levels
 
     def get(self) -> "Codec":
-        """The codec. Raises ConfigError for a quality that it does not have."""
+        """The codec. Raises ConfigError if it does not have the requested quality."""
         with self._lock:
             if self._codec is None:
                 from agvae.codec import open_codec
@@ -94,7 +94,7 @@ def _picture(source: str | io.BytesIO, options: argparse.Namespace) -> "Picture"
 
 
 def _reached(codec: "Codec", data: bytes, picture: "Picture", metric: str) -> str:
-    """The metric that the decoded picture has."""
+    """The metric of the decoded picture."""
     from agvae import metrics
 
     reached = getattr(metrics, metric)(picture.pixels, codec.decompress(data).convert("RGB"))

@@ -1,4 +1,4 @@
-"""`agvae decompress`: .agv files into pictures."""
+"""`agvae decompress`: turns .agv files into pictures."""
 
 import argparse
 import functools
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def decompress(options: argparse.Namespace) -> int:
-    """Decompress each input, with the shipped model that made it unless another is given."""
+    """Decompress each input with the given model, or else with the shipped model that made it."""
     from agvae.images import encode_image
 
     form = f".{(options.format or 'png').lower().removeprefix('.')}"
@@ -44,7 +44,7 @@ def decompress(options: argparse.Namespace) -> int:
 
 
 class Codecs:
-    """The codecs that files need, each loaded once: the given model's, or the shipped ones."""
+    """The codecs that files need, each loaded once: that of the given model, or those of the shipped models."""
 
     def __init__(self, options: argparse.Namespace):
         self._options, self._lock = options, threading.Lock()
@@ -66,7 +66,7 @@ class Codecs:
 
 
 def _output_suffix(options: argparse.Namespace, jobs: list[Job], form: str) -> str:
-    """The suffix of the pictures' format. Raises ConfigError if it is unknown or said twice."""
+    """The suffix of the output format. Raises ConfigError if it is unknown or given twice."""
     from agvae.images import ImageError, format_of
 
     if os.path.isdir(options.paths[-1]) or jobs[0].output == STANDARD:

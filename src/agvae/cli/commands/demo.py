@@ -7,10 +7,9 @@ from agvae.errors import ConfigError
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C, or write a Space's folder.
+    """Serve the page until Ctrl-C, or write the folder of a Space.
 
-    Raises ConfigError if gradio is not installed or a setting cannot work, and DataError for a model that cannot be
-    used."""
+    Raises ConfigError if gradio is not installed or a setting cannot work, and DataError if a model cannot be used."""
     try:
         from agvae.demo import serving
     except ImportError as error:

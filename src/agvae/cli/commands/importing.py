@@ -1,4 +1,4 @@
-"""`agvae import-compressai`: a checkpoint of CompressAI into one of ours, to start from."""
+"""`agvae import-compressai`: turns a checkpoint of CompressAI into one of agvae, to start training from."""
 
 import argparse
 import io
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def import_compressai(options: argparse.Namespace) -> None:
-    """Write a checkpoint without a step, and print how to train it further."""
+    """Write a checkpoint at step 0, and print how to train it further."""
     import torch
 
     from agvae.files import write_atomically
@@ -34,7 +34,8 @@ def import_compressai(options: argparse.Namespace) -> None:
 
 
 def _state_dict(path: Path) -> dict[str, Any]:
-    """CompressAI's weights by its names, from a bare state dict, its example trainer's file or a checkpoint of ours.
+    """CompressAI's weights by its names, from a bare state dict, a file of its example trainer, or a checkpoint of
+    agvae.
 
     Raises DataError for any other file."""
     import torch
@@ -45,12 +46,12 @@ def _state_dict(path: Path) -> dict[str, Any]:
         return {name.removeprefix("model.").removeprefix("net."): weight for name, weight in weights.items()}
     except FileNotFoundError:
         raise DataError("no such file") from None
-    except Exception as error:  # torch.load raises nearly anything on a foreign file
+    except Exception as error:  # torch.load raises almost anything on a foreign file
         raise DataError(f"must be a checkpoint of CompressAI ({type(error).__name__})") from error
 
 
 def _overrides(model: "AGVAE") -> str:
-    """The overrides of train.py that make its model this one."""
+    """The overrides that give the model of train.py the structure of this one."""
     choices = [f"model/{part}={model.config[part]['name']}" for part in ("transforms", "gain", "entropy", "context")]
     widths = {f"transforms.{key}": model.config["transforms"][key] for key in ("N", "M")}
     widths |= {f"context.{key}": value for key, value in model.config["context"].items() if key == "width"}

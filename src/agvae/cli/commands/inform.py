@@ -59,7 +59,7 @@ def _facts(job: Job) -> dict[str, Any]:
 
 
 def _in_words(facts: dict[str, Any]) -> dict[str, str]:
-    """The same for people: rounded, with the model's name, and without what the file has not."""
+    """The same facts for people: rounded, with the model's name, and without fields that the file does not have."""
     from agvae.quality import QUALITY_STEPS, quality_in_words
     from agvae.shipped import card_of
 
@@ -109,4 +109,4 @@ def models(options: argparse.Namespace) -> None:
 
 
 _ANCHORS = {"bpg444": "BPG", "webp": "WebP", "jpeg": "JPEG"}
-"""Codecs whose published curves `agvae models` names, by the name of the curve."""
+"""The codecs in the output of `agvae models`, by the names of their published curves."""

@@ -1,4 +1,4 @@
-"""`agvae export`, `agvae shard` and `agvae report`: around training."""
+"""`agvae export`, `agvae shard` and `agvae report`: commands for people who train."""
 
 import argparse
 
