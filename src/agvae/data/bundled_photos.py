@@ -9,9 +9,9 @@
 | coffee.png                           | 600 × 400 | held out | Rachel Michetti, CC0        |
 
 The motorcycle pair shows one scene, so both are on the same side. Left out are the wheel's textures,
-drawings, text pages and grey pictures, and what no camera takes of everyday scenes: microscopy (ihc), a
-retina in a black disc and a composite of a telescope's filters (hubble_deep_field). The files are read where
-the wheel put them: functions of skimage.data may go to the network.
+drawings, text pages and grey pictures, and pictures that are not everyday photographs: microscopy (ihc), a
+retina in a black disc and a composite of a telescope's filters (hubble_deep_field). The files are read from
+the installed wheel, because functions of skimage.data may use the network.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ HELD_OUT = ("chelsea.png", "coffee.png")
 
 
 def sample_folder() -> Path:
-    """Where scikit-image keeps its pictures; raises DataError if it is not installed."""
+    """The folder of scikit-image's pictures. Raises DataError if scikit-image is not installed."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("data=sample uses the photos of scikit-image, which is not installed: pip install scikit-image")
@@ -32,7 +32,7 @@ def sample_folder() -> Path:
 
 
 def sample_photos(names: tuple[str, ...], folder: Path | None = None) -> list[Path]:
-    """Paths of the named photos; raises DataError if this version of scikit-image lacks one."""
+    """Paths of the named photos. Raises DataError if this version of scikit-image lacks one."""
     folder = folder or sample_folder()
     paths = [folder / name for name in names]
     if missing := [path.name for path in paths if not path.is_file()]:

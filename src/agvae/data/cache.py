@@ -24,11 +24,10 @@ _PIXELS, _INDEX, _BUILDING = "pixels.u8", "index.json", "building-"
 class DiskImages:
     """Images decoded once into a file that is mapped into memory, uint8 (H, W, 3) each, one after another.
 
-    Each set of files has a folder of its own in `cache_dir`, named by a hash of their paths, sizes and times of
-    change: a changed file makes another folder. The first process to need one builds it beside and renames it, while
-    others wait. A file that cannot be decoded keeps its reason there. Raises OSError, which says why, if the folder can
-    be neither read nor built, the disk being full among other reasons.
-    """
+    Each set of files has a folder of its own in `cache_dir`. It is named by a hash of their paths, sizes and
+    modification times, so a changed file gives another folder. The first process that needs a folder builds it under
+    another name and renames it, while others wait. If a file cannot be decoded, the reason is stored there. Raises
+    OSError, which says why, if the folder can be neither read nor built, for example because the disk is full."""
 
     def __init__(self, paths: Sequence[Path], cache_dir: str | Path | None):
         self.paths = list(paths)
@@ -62,15 +61,17 @@ def _fingerprint(paths: Sequence[Path]) -> str:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        with contextlib.suppress(ImportError):  # without such locks the second to build finds a folder there
+        with contextlib.suppress(ImportError):  # without such locks, the second builder finds a folder there
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, also by a process that is killed
+            fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, also if the process is killed
         yield
 
 
 def _build(paths: Sequence[Path], folder: Path) -> None:
-    for left in folder.parent.glob(f"{_BUILDING}{folder.name}-*"):  # by a process that was killed; the lock is ours
+    for left in folder.parent.glob(
+        f"{_BUILDING}{folder.name}-*"
+    ):  # left by a killed process, since this one holds the lock
         shutil.rmtree(left, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{folder.name}-", dir=folder.parent))
     try:
@@ -78,7 +79,7 @@ def _build(paths: Sequence[Path], folder: Path) -> None:
         index: list[dict[str, Any]] = []
         end = 0
         with (aside / _PIXELS).open("wb") as file, ThreadPoolExecutor() as pool:
-            for group in range(0, len(paths), 64):  # not all at once: they need not fit into memory
+            for group in range(0, len(paths), 64):  # not all at once, because they need not fit into memory
                 for image in pool.map(_load_or_reason, paths[group : group + 64]):
                     if isinstance(image, str):
                         index.append({"error": image})

@@ -1,4 +1,4 @@
-"""The data of a training run as Lightning takes it."""
+"""The data of a training run, for Lightning."""
 
 import logging
 import math
@@ -39,20 +39,19 @@ log = logging.getLogger(__name__)
 
 
 def batches_done(trainer: Trainer) -> int:
-    """How many batches each process has trained on since the run began. Lightning restores it on resuming."""
+    """The number of batches that each process has trained on since the run began. Lightning restores it on resuming."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
 class ImageDataModule(LightningDataModule):
     """Random training patches and a fixed set of held-out pictures, as `Batch`es of uint8.
 
-    Training continues after a checkpoint with exactly the next batch, in the middle of an epoch too, if seed,
-    images, batch size and number of processes are the same. Validation runs over the same pictures in every
-    process, so that its figures do not depend on how many there are.
+    After a checkpoint, training continues with exactly the next batch, even in the middle of an epoch, if seed, images,
+    batch size and number of processes are the same. Validation uses the same pictures in every process, so its figures
+    do not depend on the number of processes.
 
-    Raises ConfigError for a data set that is not for training, and, in `setup`, DataError when no usable image is
-    left. `setup` needs no trainer and does its work once: call it before `Trainer.fit` to fail early.
-    """
+    Raises ConfigError for a data set that is not for training and, in `setup`, DataError if no usable image is left.
+    `setup` needs no trainer and does its work once: call it before `Trainer.fit` to fail early."""
 
     def __init__(self, config: DataConfig, seed: int = 0):
         super().__init__()
@@ -67,21 +66,21 @@ class ImageDataModule(LightningDataModule):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], seed: int = 0) -> "ImageDataModule":
-        """From the keys of conf/data as a plain dictionary."""
+        """Build it from the keys of conf/data as a plain dictionary."""
         return cls(DataConfig.from_dict(config), seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Find, check and, where they fit, decode the images; of shards only the index is read."""
+        """Find and check the images, and decode them if they fit. For shards, only the index is read."""
         if self.patches is not None:
             return
         of_layout = self._of_shards if self.config.layout == "shards" else self._of_files
         self.patches, self.pictures = of_layout()
-        self.patches[0]  # if nothing can be decoded, that is an error now and not in a worker
+        self.patches[0]  # if nothing can be decoded, fail now and not in a worker
 
     def _of_files(self) -> tuple[Patches, Pictures]:
         config = self.config
         files = find_files(config)
-        assert files.train is not None  # sets without this side have been refused
+        assert files.train is not None  # sets without this side were refused before
         headers = read_headers(files.train)
         _report("cannot be read", headers.unreadable, len(files.train))
         train, held_out = self._split(headers.paths, files.held_out)
@@ -132,13 +131,13 @@ class ImageDataModule(LightningDataModule):
         return pictures
 
     def train_dataloader(self) -> DataLoader:
-        """Patches (B, 3, P, P); the last batch of an epoch is as large as the others."""
+        """Patches (B, 3, P, P). The last batch of an epoch is as large as the others."""
         trainer, patches = self.trainer, self.patches
         assert patches is not None  # Lightning calls `setup` first
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         batch_size = self.config.batch_size
         samples = self.config.samples_per_epoch or len(patches)
-        # whole steps only: Lightning takes one at the end of an epoch with however few batches there are
+        # whole steps only, because at the end of an epoch Lightning takes a step with any number of batches
         together = trainer.accumulate_grad_batches if trainer else 1
         batches = math.ceil(samples / (batch_size * world_size * together)) * together
         workers = self._workers()
@@ -156,13 +155,13 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_the_trainer if workers else None,
             pin_memory=on_gpu and not on_device,
-            # forked workers share the decoded images; newer Pythons would start others and copy them
+            # forked workers share the decoded images. Newer Pythons would spawn workers and copy the images
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
 
     def val_dataloader(self) -> DataLoader:
         """Held-out pictures (1, 3, H, W), H and W multiples of 64, in a fixed order."""
-        # one replica: Lightning would deal the pictures out, some twice where they do not divide evenly
+        # one replica: Lightning would distribute the pictures, some twice if they do not divide evenly
         everything = DistributedSampler(self.pictures, num_replicas=1, rank=0, shuffle=False)
         return DataLoader(self.pictures, batch_size=1, sampler=everything, collate_fn=collate)
 
@@ -208,7 +207,7 @@ class ImageDataModule(LightningDataModule):
         if self.config.num_workers is not None:
             return self.config.num_workers
         if self.patches is not None and isinstance(self.patches.images, MemoryImages):
-            return 0  # cutting patches out of memory takes less than handing them between processes
+            return 0  # cutting patches from memory is faster than passing them between processes
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         processes = self.trainer.num_devices if self.trainer is not None else 1
         if SLURMEnvironment.detect() and "SLURM_CPUS_PER_TASK" in os.environ:  # a task for each process
@@ -220,11 +219,10 @@ class ImageDataModule(LightningDataModule):
 
 
 class _ResumableLoader(DataLoader):
-    """A loader that Lightning may resume in mid-epoch: its sampler asks the trainer where it stands.
+    """A loader that Lightning can resume in mid-epoch: its sampler asks the trainer for the position.
 
-    What the checkpoint holds of it is only which images there were, to say so if they have changed. `waited` is how
-    many seconds were spent waiting for batches.
-    """
+    A checkpoint stores only which images there were, to report if they have changed. `waited` is the number of seconds
+    spent waiting for batches."""
 
     waited = 0.0
 
@@ -247,7 +245,8 @@ class _ResumableLoader(DataLoader):
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C, torchrun and SLURM signal all processes of a run, whose last step may still need this worker's batch."""
+    """Ignore signals: Ctrl-C, torchrun and SLURM signal all processes of a run, whose last step may still need this
+    worker's batch."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """What a loader yields: image (B, 3, H, W) uint8 in [0, 255], and the files it comes from."""
+    """A loader's item: image (B, 3, H, W) uint8 in [0, 255], and the files it comes from."""
 
     image: Tensor
     path: list[str]
@@ -36,7 +36,7 @@ def collate(samples: Sequence[tuple[Tensor, str]]) -> Batch:
 
 
 class Headers(NamedTuple):
-    """The images whose header can be read, with (height, width) of each, and why the others cannot."""
+    """The images with a readable header, with (height, width) of each, and why the others cannot be read."""
 
     paths: list[Path]
     sizes: list[tuple[int, int]]
@@ -61,9 +61,8 @@ def read_headers(paths: Sequence[Path]) -> Headers:
 class Images(Protocol):
     """Decoded images by index: uint8 (H, W, 3), an array, or a tensor on a device.
 
-    Raises ImageError for one that cannot be read. Where they are kept is the implementation's
-    business; what a sample is does not depend on it.
-    """
+    Raises ImageError if one cannot be read. The implementation decides where images are kept. A sample does not depend
+    on that."""
 
     @property
     def paths(self) -> Sequence[PurePath]: ...
@@ -72,7 +71,7 @@ class Images(Protocol):
 
 
 class FileImages:
-    """Images decoded each time they are asked for."""
+    """Images that are decoded each time they are requested."""
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = list(paths)
@@ -82,10 +81,9 @@ class FileImages:
 
 
 class MemoryImages:
-    """Images decoded once, when this is made, and kept as uint8.
+    """Images that are decoded once, at construction, and kept as uint8.
 
-    Made before the loader's workers are forked: they then share these pages instead of filling a cache each.
-    """
+    Construct it before the loader's workers are forked. They then share these pages and do not fill a cache each."""
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = list(paths)
@@ -100,12 +98,13 @@ class MemoryImages:
 
 
 class DeviceImages(MemoryImages):
-    """Images decoded once and then kept as uint8 on a device, which cuts the patches; not for worker processes."""
+    """Images that are decoded once and then kept as uint8 on a device, which cuts the patches. Not for worker
+    processes."""
 
     device = torch.device("cpu")
 
     def move(self, device: torch.device) -> None:
-        """Keep the images on `device` from now on, and no longer in memory."""
+        """From now on, keep the images on `device` and no longer in memory."""
         self.device = device
         for index, image in enumerate(self._images):
             if not isinstance(image, ImageError):
@@ -122,17 +121,16 @@ def _load_or_error(path: Path) -> np.ndarray | ImageError:
 class Patches(Dataset):
     """Random patches (3, P, P) of images that are all at least P × P, each mirrored with probability ½.
 
-    The index is the sample's number in the endless stream. If its image cannot be read, another one takes its
-    place, the same one in every run, and the file is named in the log the first time. A share of `drawn` of the
-    patches are drawn pictures instead. Raises DataError when no image is left.
-    """
+    The index is the number of the sample in the endless stream. If its image cannot be read, another one replaces it,
+    the same one in every run, and the file is named in the log the first time. A share of `drawn` of the patches are
+    drawn pictures instead. Raises DataError if no image is left."""
 
     def __init__(self, images: Images, patch_size: int, stream: SampleStream, drawn: float = 0.0):
         self.images = images
         self.patch_size = patch_size
         self.stream = stream
         self.drawn = drawn
-        # shared with the workers, so that a bad file is tried and reported once
+        # shared with the workers, so that a bad file is tried and reported only once
         self.unreadable = torch.zeros(len(images.paths), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
@@ -186,17 +184,15 @@ class Patches(Dataset):
 class Pictures(Dataset):
     """Images as (3, H, W), cropped around the centre to multiples of 64, at most `limit` on a side.
 
-    Decoded once, when this is made; what cannot be read or is below 64 on a side is left out. Of `images`,
-    `count` are taken, spread evenly over them. Files that were left out are in `skipped`, each with the
-    reason.
-    """
+    They are decoded once, at construction. Images that cannot be read, or are below 64 on a side, are left out. Of
+    `images`, `count` are used, spread evenly. `skipped` has the files that were left out, each with the reason."""
 
     def __init__(self, images: Images, count: int | None, limit: int | None):
         paths = images.paths
         self.samples: list[tuple[Tensor, str]] = []
         self.skipped: list[str] = []
         spread = np.linspace(0, len(paths) - 1, min(count or len(paths), len(paths))).round().astype(int)
-        # the rest stand by for those that turn out to be of no use
+        # the rest replace those that turn out to be unusable
         order = [*spread, *sorted(set(range(len(paths))) - set(spread.tolist()))]
         for index in order:
             if len(self.samples) == len(spread):
@@ -219,7 +215,7 @@ class Pictures(Dataset):
 
 
 def centre_crop(image: np.ndarray, limit: int | None) -> np.ndarray:
-    """The middle of an image (H, W, 3), each side the largest multiple of 64 within it and `limit`."""
+    """The middle of an image (H, W, 3). Each side is the largest multiple of 64 within it and within `limit`."""
     height, width = (min(side, limit or side) // STRIDE_Z * STRIDE_Z for side in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]

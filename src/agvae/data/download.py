@@ -1,6 +1,6 @@
-"""Files fetched on request (data.download=true), whole and with the right SHA-256 or not at all.
+"""Files fetched on request (data.download=true), either complete and with the right SHA-256 or not at all.
 
-Only Kodak's 24 photographs: their owner released them for unrestricted use, and their sums are known.
+Only Kodak's 24 photographs can be fetched: their owner released them for unrestricted use, and their sums are known.
 """
 
 import hashlib
@@ -47,9 +47,8 @@ KODAK_SHA256 = {
 def download(folder: Path, sums: Mapping[str, str], base_url: str) -> None:
     """Fetch into `folder` each file of `sums` (name: SHA-256 in hexadecimal) that is not there yet.
 
-    A file that is there with another sum is left as it is. Raises DataError for it, for a fetched file whose
-    sum is wrong, and when the address cannot be reached.
-    """
+    An existing file with another sum is left as it is. Raises DataError for it, for a fetched file whose sum is wrong,
+    and if the address cannot be reached."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, expected in sums.items():
         path = folder / name

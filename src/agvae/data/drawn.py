@@ -1,7 +1,7 @@
-"""Drawn pictures for training: the pages, windows, charts, patterns and noise that photographs do not teach.
+"""Drawn pictures for training: pages, windows, charts, patterns and noise, which photographs do not teach.
 
-A model trained on photographs alone spends many times the bits of PNG on such pictures, and shows them badly. Each
-function draws one kind from a random generator, so that a picture is a pure function of its seed.
+On such pictures, a model trained on photographs alone spends many times the bits of PNG, and reproduces them badly.
+Each function draws one kind from a random generator, so a picture is a pure function of its seed.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def ramp(random: np.random.Generator, side: int) -> np.ndarray:
 
 
 def pattern(random: np.random.Generator, side: int) -> np.ndarray:
-    """Stripes along either axis or a chequerboard, of a period from two pixels on."""
+    """Stripes along either axis or a chequerboard, with a period of at least two pixels."""
     y, x = np.mgrid[:side, :side]
     across, down = (int(random.choice((1, 1, 2, 3, 4, 8, 16))) for _ in range(2))
     share = (x // across, y // down, x // across + y // down)[random.integers(3)] % 2
@@ -109,7 +109,7 @@ def _page(random: np.random.Generator, side: int) -> tuple[Image.Image, Color]:
 
 
 def _blend(random: np.random.Generator, share: np.ndarray) -> np.ndarray:
-    """From one colour at share 0 to another at share 1, (H, W) → (H, W, 3) uint8."""
+    """A blend from one colour at share 0 to another at share 1, (H, W) → (H, W, 3) uint8."""
     first, second = (np.array(_color(random), np.float64) for _ in range(2))
     return (first + (second - first) * share[..., None]).round().astype(np.uint8)
 

@@ -1,7 +1,7 @@
-"""Which files of a data set are for training, which are held out and which are evaluated on.
+"""Which files of a data set are for training, which are held out, and which are evaluated on.
 
-A layout is a function from the configuration to `Files`; adding one here means writing it, naming it in `LAYOUTS`
-and in `agvae.configuration.data`, and adding a YAML file to conf/data. docs/extending.md: one in your own package.
+A layout is a function from the configuration to `Files`. To add one here, write it, name it in `LAYOUTS` and in
+`agvae.configuration.data`, and add a YAML file to conf/data. docs/extending.md shows one in your own package.
 """
 
 import functools
@@ -34,9 +34,8 @@ WHERE_TO_GET = {
 class Files(NamedTuple):
     """The sides of a data set, each in a fixed order.
 
-    `train` is None for a set that is for evaluation only; `held_out` is None where the data set has no such
-    side and `hold_out` splits one off. `evaluate` is what evaluate.py runs over.
-    """
+    `train` is None for a set that is only for evaluation. `held_out` is None if the data set has no such side;
+    `hold_out` then splits one off. `evaluate` is the side that evaluate.py uses."""
 
     train: list[Path] | None
     held_out: list[Path] | None
@@ -46,9 +45,8 @@ class Files(NamedTuple):
 def list_images(root: str | Path) -> list[Path]:
     """All image files below `root`, sorted by their path below it.
 
-    Suffixes in any case; links to folders are followed; names that start with a dot are left out, since they
-    are thumbnails and the like. Raises DataError if `root` is no folder.
-    """
+    Suffixes may be in any case, and links to folders are followed. Names that start with a dot are left out, because
+    they are thumbnails and the like. Raises DataError if `root` is not a folder."""
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: data.root and data.val_root must be folders of images")
@@ -65,11 +63,10 @@ def list_images(root: str | Path) -> list[Path]:
 
 
 def hold_out(keys: list[str], share: float) -> list[bool]:
-    """For each key, whether it is on the held-out side: where a hash of the key falls below `share`.
+    """For each key, whether it is on the held-out side: whether a hash of the key is below `share`.
 
-    Equal keys go together, and a key stays on its side when others come or go. If no key falls below `share`,
-    the lowest hash is held out, so that both sides hold something if there are two different keys.
-    """
+    Equal keys stay together, and a key stays on its side if others are added or removed. If no key is below `share`,
+    the lowest hash is held out, so that both sides have something if there are two different keys."""
     hashes = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64 for key in keys]
     threshold = max(share, min(hashes, default=0.0))
     chosen = [value <= threshold for value in hashes]
@@ -79,10 +76,9 @@ def hold_out(keys: list[str], share: float) -> list[bool]:
 
 
 def find_files(config: DataConfig) -> Files:
-    """The files of a data set by its layout; data.val_root, where given, is the held-out side.
+    """The files of a data set by its layout. data.val_root, if given, is the held-out side.
 
-    Raises DataError if the layout's folders are not there.
-    """
+    Raises DataError if the folders of the layout are missing."""
     if config.download and config.layout != "kodak":
         where = WHERE_TO_GET.get(config.layout)
         hint = f": get it from {where}, and unpack it into data.root" if where else ""
@@ -94,7 +90,7 @@ def find_files(config: DataConfig) -> Files:
     files = layout(config)
     if config.val_root is None or files.train is None:
         return files
-    # data.val_root may lie below data.root, however either is spelled: what is held out is never trained on
+    # data.val_root may lie below data.root, however either is spelled. Held-out images are never trained on
     val_root = Path(config.val_root).resolve()
     kept_back = functools.cache(lambda folder: folder.resolve().is_relative_to(val_root))
     outside = [path for path in files.train if not kept_back(path.parent)]
@@ -102,11 +98,10 @@ def find_files(config: DataConfig) -> Files:
 
 
 def evaluation_images(config: Mapping[str, Any]) -> tuple[str, list[Path]]:
-    """The data set's name and the images that evaluate.py runs over, from the keys of conf/data.
+    """The name of the data set and the images that evaluate.py uses, from the keys of conf/data.
 
-    sample: the held-out photos; folder: every image of data.root; a preset: its test or validation side.
-    Raises DataError if there are none.
-    """
+    sample: the held-out photos; folder: every image of data.root; a preset: its test or validation side. Raises
+    DataError if there are none."""
     checked = DataConfig.from_dict(config)
     images = find_files(checked).evaluate
     if not images:
@@ -115,7 +110,7 @@ def evaluation_images(config: Mapping[str, Any]) -> tuple[str, list[Path]]:
 
 
 def data_name(config: DataConfig) -> str:
-    """What results call the data set: data.name, or the name of the folder."""
+    """The name of the data set in results: data.name, or the name of the folder."""
     return config.name or Path(config.root or config.layout).resolve().name
 
 
@@ -130,7 +125,7 @@ def _folder(config: DataConfig) -> Files:
 
 
 def _clic2020(config: DataConfig) -> Files:
-    """Folders named for their side, at any depth: train, valid, professional_train_2020, mobile/valid, …"""
+    """Folders named after their side, at any depth: train, valid, professional_train_2020, mobile/valid, …"""
     sides: dict[str, list[Path]] = {"train": [], "valid": []}
     for path in list_images(config.folder):
         words = re.split(r"[^a-z]+", path.relative_to(config.folder).parent.as_posix().lower())
@@ -148,11 +143,10 @@ def _div2k(config: DataConfig) -> Files:
 
 
 def _vimeo90k(config: DataConfig) -> Files:
-    """Every frame of the training sequences, the first frame of each test sequence.
+    """Every frame of the training sequences, and the first frame of each test sequence.
 
-    The sides follow (sep|tri)_trainlist.txt and _testlist.txt; without them a share of the sequences is held
-    out, never single frames, since the frames of one sequence are nearly the same picture.
-    """
+    The sides follow (sep|tri)_trainlist.txt and _testlist.txt. Without these files, a share of the sequences is held
+    out, never single frames, because the frames of one sequence are almost the same picture."""
     root = config.folder
     sequences: dict[str, list[Path]] = {}
     if (root / "sequences").is_dir():
@@ -188,7 +182,7 @@ def _tecnick(config: DataConfig) -> Files:
     colour = [path for path in images if "GRAY" not in path.as_posix().upper()]
     if not colour:
         raise _missing(config, "RGB/…1200x1200…")
-    # SAMPLING holds each picture shifted by fractions of a pixel as well; C00C00 is the picture itself
+    # SAMPLING also holds each picture shifted by fractions of a pixel. C00C00 is the picture itself
     unshifted = [path for path in colour if "C00C00" in path.as_posix()]
     return Files(None, None, unshifted or colour)
 

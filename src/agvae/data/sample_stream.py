@@ -1,9 +1,9 @@
 """Randomness without state: a training sample is a pure function of (seed, its number in one endless stream).
 
-The stream walks through the images in passes; each pass is a permutation of all of them. Of W processes,
-process r takes samples r, r + W, r + 2W, …, so N steps of W × B samples see the same samples for any split
-into W and B. An epoch is only a number of steps: the next one goes on where the last one stopped, so that
-nothing is lost, doubled or padded at its end, and resuming means knowing how many batches were done.
+The stream runs through the images in passes, and each pass is a permutation of all of them. Of W processes, process r
+takes samples r, r + W, r + 2W, …, so N steps of W × B samples see the same samples for any split into W and B. An epoch
+is only a number of steps. The next epoch continues where the last one stopped, so nothing is lost, doubled or padded at
+its end. To resume, it is enough to know how many batches were done.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ _PASS, _CROP, _SUBSTITUTE, _DRAWN = range(4)
 
 
 class SampleStream:
-    """What sample `number` is, for a data set of `count` images."""
+    """The content of sample `number`, for a data set of `count` images."""
 
     def __init__(self, count: int, seed: int):
         self.count = count
@@ -24,7 +24,7 @@ class SampleStream:
         self._order = np.empty(0, dtype=np.int64)
 
     def image(self, number: int) -> int:
-        """Index of the image that the sample is taken from."""
+        """Index of the image from which the sample is taken."""
         which, position = divmod(number, self.count)
         if which != self._pass:
             self._pass, self._order = which, self.order(which)
@@ -35,18 +35,18 @@ class SampleStream:
         return self._random(_PASS, which).permutation(self.count)
 
     def substitutes(self, number: int) -> Iterator[int]:
-        """Every index once, in the order in which they stand in if the sample's own image cannot be read."""
+        """Every index once, in the order in which they replace the sample's own image if it cannot be read."""
         return iter(self._random(_SUBSTITUTE, number).permutation(self.count).tolist())
 
     def crop(self, number: int, height: int, width: int, patch_size: int) -> tuple[int, int, bool]:
-        """(top, left, mirrored), uniform over all places in an image of height × width."""
+        """(top, left, mirrored), uniform over all positions in an image of height × width."""
         random = self._random(_CROP, number)
         top = random.integers(height - patch_size + 1)
         left = random.integers(width - patch_size + 1)
         return int(top), int(left), bool(random.integers(2))
 
     def drawing(self, number: int, share: float) -> np.random.Generator | None:
-        """The generator to draw the sample from, or None if it is a photograph; `share` of all samples are drawn."""
+        """The generator that draws the sample, or None if it is a photograph. `share` of all samples are drawn."""
         random = self._random(_DRAWN, number)
         return random if random.random() < share else None
 
@@ -55,11 +55,10 @@ class SampleStream:
 
 
 class ShardStream(SampleStream):
-    """The stream over images in shards: a pass takes the shards in random order, `together` at a time (None: all), and
-    mixes their images, so that what is read at a time lies close together.
+    """The stream over images in shards. A pass takes the shards in random order, `together` at a time (None: all), and
+    mixes their images, so that images that are read together lie close together.
 
-    `shards` (count,) is the shard of each image, ascending.
-    """
+    `shards` (count,) is the shard of each image, ascending."""
 
     def __init__(self, shards: np.ndarray, together: int | None, seed: int):
         super().__init__(len(shards), seed)
@@ -77,11 +76,10 @@ class ShardStream(SampleStream):
 class StreamSampler(DistributedSampler):
     """The sample numbers of one process, `batches` × `batch_size` each time it is iterated.
 
-    `position` is asked at that moment how many batches each process has done since training began. Lightning
-    restores that number before it makes the iterator, also in the middle of an epoch, whereas it calls
-    `set_epoch` only after workers have already been handed their first batches. It is a DistributedSampler
-    because that is how Lightning recognises a sampler that shares out the data itself.
-    """
+    At that moment, `position` is asked how many batches each process has done since training began. Lightning restores
+    that number before it makes the iterator, even in the middle of an epoch, but calls `set_epoch` only after workers
+    have received their first batches. It is a DistributedSampler because Lightning recognises by that class that a
+    sampler distributes the data itself."""
 
     def __init__(
         self,

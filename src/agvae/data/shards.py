@@ -1,8 +1,8 @@
-"""Images in shards, for a data set that is larger than a disk, or lies where many small files are slow.
+"""Images in shards, for a data set that is larger than a disk, or on storage where many small files are slow.
 
-A shard is an uncompressed tar file of images as they were, in random order, as WebDataset's tools read them too. The
-index beside the shards says where each image begins: an image is one ranged read, from a disk or, by way of fsspec,
-from an object store. So a sample stays a pure function of its number, whoever asks for it and when.
+A shard is an uncompressed tar file of unchanged image files, in random order, which WebDataset's tools can read too.
+The index beside the shards stores where each image begins. Reading an image is one ranged read, from a disk or, with
+fsspec, from an object store. A sample thus stays a pure function of its number, whoever asks for it and when.
 """
 
 import io
@@ -25,16 +25,16 @@ INDEX = "index.npz"
 
 
 class ShardIndex(NamedTuple):
-    """Where each image lies: arrays (images,), in the order in which the shards hold them."""
+    """The position of each image: arrays (images,), in the order of the shards."""
 
     name: np.ndarray
     """UTF-8 path below the folder that was sharded."""
     shard: np.ndarray
     """Number of the shard: its file is `shard_name` of it."""
     offset: np.ndarray
-    """First byte in the shard."""
+    """First byte of the image in the shard."""
     length: np.ndarray
-    """Bytes."""
+    """Size of the image in bytes."""
     height: np.ndarray
     width: np.ndarray
 
@@ -45,12 +45,12 @@ def shard_name(number: int) -> str:
 
 
 def write_shards(folder: Path, out: Path, shard_bytes: int, seed: int = 0) -> tuple[ShardIndex, Headers]:
-    """Copy the images of `folder` into shards of about `shard_bytes` in `out`; their index, and all images' headers.
+    """Copy the images of `folder` into shards of about `shard_bytes` in `out`. Returns their index and the headers of
+    all images.
 
-    The same folder gives the same files again. The index is written last: without it shards are no data set. Raises
-    ConfigError if `out` holds anything, DataError if `folder` is none or holds no image, OSError if a file cannot be
-    read or written.
-    """
+    The same folder gives the same files again. The index is written last, because shards without it are not a data set.
+    Raises ConfigError if `out` is not empty, DataError if `folder` is not a folder or has no image, and OSError if a
+    file cannot be read or written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"{out} is not an empty folder: choose a new one, or empty it if an earlier `agvae shard` was interrupted"
@@ -85,7 +85,7 @@ def write_shards(folder: Path, out: Path, shard_bytes: int, seed: int = 0) -> tu
 
 
 def _by_size(paths: Sequence[Path], limit: int) -> Iterator[list[Path]]:
-    """Consecutive groups of files whose sizes add up to at most `limit` bytes; a larger file is a group of its own."""
+    """Consecutive groups of files whose sizes add up to at most `limit` bytes. A larger file is a group of its own."""
     group: list[Path] = []
     total = 0
     for path in paths:
@@ -99,7 +99,8 @@ def _by_size(paths: Sequence[Path], limit: int) -> Iterator[list[Path]]:
 
 
 def read_index(root: str) -> ShardIndex:
-    """The index of the shards in `root`, a folder or an address that fsspec knows; DataError if there is none."""
+    """The index of the shards in `root`, a folder or an address that fsspec knows. Raises DataError if there
+    is none."""
     try:
         with fsspec.open(f"{root}/{INDEX}", "rb") as file:
             content = io.BytesIO(file.read())
@@ -111,12 +112,12 @@ def read_index(root: str) -> ShardIndex:
         ) from None
     except ImportError as error:  # fsspec names the package that knows this kind of address
         raise DataError(f"{root}: {error}") from error
-    except Exception as error:  # whatever a store or a damaged file makes them raise
+    except Exception as error:  # a store or a damaged file can raise almost anything
         raise DataError(f"{root}/{INDEX} cannot be read: {' '.join(str(error).split())}") from error
 
 
 class ShardImages:
-    """Those images of shards whose numbers are `rows`, read and decoded each time they are asked for."""
+    """The images of shards whose numbers are `rows`. They are read and decoded each time they are requested."""
 
     def __init__(self, root: str, index: ShardIndex, rows: np.ndarray):
         self.root = root
@@ -127,7 +128,7 @@ class ShardImages:
         _, shard, start, length, *_ = (column[number] for column in self.index)
         name = f"{self.root}/{shard_name(shard)}:{self.paths[number]}"
         try:
-            # Asked for each time, a file system is made anew in a forked worker, where an old one does not work.
+            # Requested each time, so that a forked worker makes a new file system. An old one does not work there.
             store, root = fsspec.url_to_fs(self.root)
             data = store.cat_file(f"{root}/{shard_name(shard)}", int(start), int(start + length))
         except Exception as error:
@@ -136,7 +137,7 @@ class ShardImages:
 
 
 class _Names(Sequence[PurePosixPath]):
-    """Names kept as one array, since processes share its memory."""
+    """Names in one array, because processes can share its memory."""
 
     def __init__(self, names: np.ndarray):
         self._names = names

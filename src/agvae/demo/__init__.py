@@ -1,1 +1,1 @@
-"""A page in the browser to look at the codec: `agvae demo`."""
+"""A page in the browser to try the codec: `agvae demo`."""

@@ -1,4 +1,4 @@
-"""The page of `agvae demo`: the components of Gradio, and what happens between them."""
+"""The page of `agvae demo`: the components of Gradio and the events between them."""
 
 import functools
 import io
@@ -25,13 +25,13 @@ Updates = dict[Any, Any]
 
 QUALITY, BPP = "Quality", "Bits per pixel"
 MODEL, BITS = "model", "bits"
-"""Views of the wipe beside those of the classical codecs, which have the codecs' names."""
+"""Views of the wipe, in addition to those of the classical codecs, which have the codecs' names."""
 
 _VIEWS = {MODEL: "Decoded", **figures.TITLES, BITS: "Where the bits go"}
 _LABELS = {MODEL: "Original | decoded", BITS: "Original | bits"} | {
     name: f"AG-VAE | {title} of the same size" for name, title in figures.TITLES.items()
 }
-"""Left and right of the handle."""
+"""The pictures to the left and right of the handle."""
 
 _PHOTOS = tuple(name for name in (*HELD_OUT, *TRAIN) if name != "motorcycle_right.png")
 _CACHE_SECONDS = 3600
@@ -39,10 +39,10 @@ _CACHE_SECONDS = 3600
 
 
 class Session(NamedTuple):
-    """What one browser looks at: a photo, the file of it, and what other codecs make of it at the same rate.
+    """The state of one browser: a photo, its file, and the results of other codecs at the same rate.
 
-    original is the path of the photo as the page shows it; known are the bpp of its files so far, by quality; asked is
-    the slider's unit and value that the file is of."""
+    original is the path of the photo as the page shows it. known maps qualities to the bpp of its files so far. asked
+    is the unit and value of the slider for which the file was made."""
 
     photo: Photo
     original: str
@@ -52,12 +52,12 @@ class Session(NamedTuple):
     others: tuple[Coded, ...] = ()
 
     def has(self, view: str) -> bool:
-        """Whether a classical codec's picture of this rate is there."""
+        """Whether the picture of a classical codec at this rate exists."""
         return any(coded.codec == view for coded in self.others)
 
 
 def _told(handler: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Updates]]:
-    """A handler of events whose errors, where a user can put them right, are sentences on the page."""
+    """An event handler that shows errors a user can correct as sentences on the page."""
 
     @functools.wraps(handler)
     def run(self: "Page", *args: Any) -> Iterator[Updates]:
@@ -80,7 +80,7 @@ def _notice(text: str) -> str:
 
 
 class Page:
-    """The page; `blocks` is what Gradio serves."""
+    """The page. `blocks` is the object that Gradio serves."""
 
     def __init__(self, models: Models, model: str, max_pixels: int):
         self._models, self._model, self.max_pixels = models, model, max_pixels
@@ -197,7 +197,7 @@ class Page:
 
     @_told
     def _code(self, session: Session | None, unit: str, value: float, view: str) -> Iterator[Updates]:
-        if session and session.asked != (unit, value):  # a number typed in comes again when its field is left
+        if session and session.asked != (unit, value):  # a typed number is sent again when its field is left
             yield from self._encode(session, unit, value, view)
 
     def _show(self, view: str, session: Session | None) -> Iterator[Updates]:
@@ -237,17 +237,17 @@ class Page:
         yield from self._encode(session, unit, value, view)
 
     def _scale(self, session: Session, unit: str, value: float) -> tuple[gr.Slider, float]:
-        """The slider for a unit, and its value, moved into the range that photo and model have."""
+        """The slider for a unit, and its value, moved into the range of photo and model."""
         codec = self._models.get(session.photo.model)
         low, high = (0, codec.levels - 1) if unit == QUALITY else coding.rate_range(session.known)
         value = min(max(value, low), high)
         return gr.Slider(low, high, value, step=0.01 if unit == QUALITY else 0.001, label=unit), value
 
     def _encode(self, session: Session, unit: str, value: float, view: str) -> Iterator[Updates]:
-        """Code the photo at the slider's rate, and show it.
+        """Code the photo at the rate of the slider, and show it.
 
-        A picture comes first, of about the rate if the slider is in bpp. The file of exactly that rate follows, then
-        what takes as long again: decoding, MS-SSIM, the PNG to download."""
+        First comes a picture, of about that rate if the slider is in bpp. Then comes the file of exactly that rate.
+        Last come the parts that take as long again: decoding, MS-SSIM and the PNG to download."""
         session = session._replace(asked=(unit, value))
         photo = session.photo
         codec = self._models.get(photo.model)
@@ -279,7 +279,7 @@ class Page:
 
     @_told
     def show_other(self, session: Session, view: str) -> Iterator[Updates]:
-        """The picture of a view that is not made with every file: a classical codec's, or the map of bits."""
+        """The picture of a view that is not made with every file: that of a classical codec, or the map of bits."""
         photo, coded = session.photo, session.coded
         if coded is None:
             return
@@ -307,13 +307,13 @@ class Page:
             }
 
     def _shown(self, image: Image.Image, name: str) -> str:
-        """A PNG file for the page alone, which is made in a fifth of the time and is larger."""
+        """A PNG file for the page only. It is made in a fifth of the time, and is larger."""
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         return save_bytes_to_cache(file.getvalue(), name, self._agv.GRADIO_CACHE)
 
     def _file_of(self, image: Image.Image, name: str) -> str:
-        """A PNG file of the page's cache, which Gradio serves and deletes."""
+        """A PNG file in the page's cache, which Gradio serves and deletes."""
         return save_bytes_to_cache(encode_image(image, ".png")[0], name, self._agv.GRADIO_CACHE)
 
 

@@ -1,4 +1,4 @@
-"""The codecs behind the page: one photo, coded and decoded at any rate, with the time that it takes."""
+"""The codecs behind the page: one photo, coded and decoded at any rate, with times."""
 
 import math
 import time
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Photo(NamedTuple):
-    """A picture after g_a, which took `seconds`. Files made of it are called `name`."""
+    """A picture after g_a, which took `seconds`. Files made from it are called `name`."""
 
     name: str
     model: str
@@ -35,9 +35,9 @@ class Photo(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """A photo as one codec gives it back: the file, the decoded picture, seconds for either, PSNR in dB and MS-SSIM.
+    """A photo coded by one codec: the file, the decoded picture, the seconds for each, PSNR in dB and MS-SSIM.
 
-    decoding and ms_ssim are None until they are measured; ms_ssim is NaN where it is not defined."""
+    decoding and ms_ssim are None until they are measured. ms_ssim is NaN if it is not defined."""
 
     codec: str
     file: bytes
@@ -54,14 +54,14 @@ class Coded(NamedTuple):
 
 
 class Models:
-    """Codecs by the name or path of their model, each loaded when it is first asked for."""
+    """Codecs by the name or path of their model. Each is loaded when it is first needed."""
 
     def __init__(self, names: list[str], device: str = "cpu"):
         self.names = names
         self.get = cache(lambda name: open_codec(name, device))
 
     def of(self, fingerprint: bytes) -> Codec:
-        """The codec of the model that `fingerprint` names. Raises BitstreamError if it is none of these."""
+        """The codec of the model with this `fingerprint`. Raises BitstreamError if none of these has it."""
         for name in self.names:
             if (codec := self.get(name)).fingerprint == fingerprint:
                 return codec
@@ -94,20 +94,21 @@ def at_bpp(codec: Codec, photo: Photo, bpp: float) -> Coded:
 
 
 def with_decoding(codec: Codec, coded: Coded) -> Coded:
-    """Decode the file, for the time that it takes. The picture is what it was."""
+    """Decode the file to measure the time. The picture does not change."""
     if coded.decoding is None:
         coded = coded._replace(decoding=timed(lambda: codec.decompress(coded.file))[1])
     return coded
 
 
 def quality_near(bpp: float, known: dict[float, float]) -> float:
-    """The quality at which a photo takes about `bpp`, from the bpp known at some qualities, which are its keys."""
+    """The quality at which a photo takes about `bpp`, interpolated from the known bpp of some qualities, which are its
+    keys."""
     qualities = sorted(known)
     return float(np.interp(math.log(bpp), [math.log(known[quality]) for quality in qualities], qualities))
 
 
 def decode(models: Models, data: bytes, max_pixels: int) -> tuple[Codec | None, Image.Image, float]:
-    """The picture of a file, the codec of the model that made it, if one did, and the seconds that it took.
+    """The picture of a file, the codec of the model that made it, if any, and the seconds that decoding took.
 
     Raises BitstreamError."""
     file = unpack(data)
@@ -118,9 +119,9 @@ def decode(models: Models, data: bytes, max_pixels: int) -> tuple[Codec | None, 
 
 
 def code_classical(name: str, photo: Photo, bpp: float) -> Coded:
-    """Code a photo with a classical codec, at the highest rate up to `bpp`. Times are without the search for it.
+    """Code a photo with a classical codec, at the highest rate up to `bpp`. Times do not include the search for it.
 
-    Raises TargetError if the codec has no file as small, and MissingCodecError if it is not installed."""
+    Raises TargetError if the codec has no file that small, and MissingCodecError if it is not installed."""
     codec = classical_codec(name)
     quality = at_rate(codec, photo.pixels, bpp).quality
     source = Image.fromarray(photo.pixels)
@@ -130,7 +131,7 @@ def code_classical(name: str, photo: Photo, bpp: float) -> Coded:
 
 
 def with_ms_ssim(coded: Coded, photo: Photo) -> Coded:
-    """Measure MS-SSIM too, which takes as long as decoding."""
+    """Also measure MS-SSIM, which takes as long as decoding."""
     return coded._replace(ms_ssim=metrics.ms_ssim(photo.pixels, coded.image.convert("RGB")))
 
 
@@ -142,7 +143,7 @@ def rates_of_ends(codec: Codec, photo: Photo) -> dict[float, float]:
 
 
 def rate_range(known: dict[float, float]) -> tuple[float, float]:
-    """The lowest and the highest bpp of those known by quality, rounded inwards to a thousandth."""
+    """The lowest and the highest of the known bpp, rounded inwards to a thousandth."""
     low, high = known[min(known)], known[max(known)]
     return math.ceil(1000 * low) / 1000, math.floor(1000 * high) / 1000
 

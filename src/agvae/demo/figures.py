@@ -1,4 +1,4 @@
-"""Numbers and pictures of the page: a table of codecs, the facts of a file, and a map of where the bits go."""
+"""Numbers and pictures of the page: a table of codecs, the facts of a file, and a map of the bits."""
 
 import html
 import math
@@ -16,11 +16,11 @@ from agvae.reporting.latents import bit_map
 from agvae.strides import STRIDE_Y
 
 TITLES = {name: CODEC_TITLES[name] for name in ("jpeg", "webp", "avif")}
-"""Names of the classical codecs as the page shows them, in the order of its tabs."""
+"""Names of the classical codecs on the page, in the order of its tabs."""
 
 
 def table(photo: Photo, rows: list[Coded]) -> str:
-    """HTML: a row per codec with bytes, bpp, PSNR, MS-SSIM and times, and a line on the time of g_a."""
+    """HTML: a row per codec with bytes, bpp, PSNR, MS-SSIM and times, and a line with the time of g_a."""
     heads = ("Codec", "Bytes", "bpp", "PSNR", "MS-SSIM", "Encode", "Decode")
     lines = [_row("th", heads)]
     for coded in rows:
@@ -50,7 +50,7 @@ def _row(tag: str, cells: tuple[str, ...]) -> str:
 
 
 def facts(data: bytes, codec: Codec | None, seconds: float) -> str:
-    """HTML: what the header of an .agv file says, and how long it took to decode. A lossless file has no codec."""
+    """HTML: the content of an .agv file's header, and how long decoding took. A lossless file has no codec."""
     header, _ = unpack(data)
     model = {"Body": "lossless"}
     if codec is not None:
@@ -82,5 +82,5 @@ def heat_map(rates: np.ndarray, photo: Photo) -> Image.Image:
 
 
 def sentence(text: str) -> str:
-    """HTML: a message of an error as a sentence, which starts with a capital and ends with a full stop."""
+    """HTML: an error message as a sentence that starts with a capital letter and ends with a full stop."""
     return html.escape(text[:1].upper() + text[1:]) + ("" if text.endswith((".", "!", "?")) else ".")

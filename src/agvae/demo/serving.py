@@ -1,4 +1,4 @@
-"""The page of `agvae demo` as a server on this machine, and the end of it."""
+"""Serves the page of `agvae demo` on this machine, and stops it."""
 
 import os
 import signal
@@ -34,11 +34,11 @@ footer { display: none !important; }
   .prose .numbers :is(th, td) { padding: 4px 5px; }
 }
 """
-"""On a phone the picture comes first and the slider second, so that both are seen while it moves."""
+"""On a phone, the picture comes first and the slider second, so that both are visible while it moves."""
 
 
 def build(model: str, max_pixels: int, device: str = "cpu") -> Page:
-    """The page, with all shipped models to choose from, that starts with `model`. Raises DataError for a bad one."""
+    """The page, which offers all shipped models and starts with `model`. Raises DataError if that model is invalid."""
     names = shipped.names()
     return Page(Models(names if model in names else [model, *names], device), model, max_pixels)
 
@@ -52,10 +52,10 @@ def serve(
     port: int | None = None,
     share: bool = False,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, then delete the files that it made.
+    """Serve the page until Ctrl-C or SIGTERM, and then delete the files that it made.
 
-    Without `host` and `port` gradio's environment variables apply, which a Space sets. Raises ConfigError for an
-    address that cannot be had."""
+    Without `host` and `port`, gradio's environment variables apply, which a Space sets. Raises ConfigError if the
+    address is not available."""
     with tempfile.TemporaryDirectory(prefix="agvae-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(model, max_pixels, device)
@@ -75,15 +75,15 @@ def serve(
 
 
 def launch(page: Page, **address: Any) -> tuple[Any, str, str | None]:
-    """Start to serve a page in the background: the application, its address here, and its public address."""
+    """Start to serve a page in the background. Returns the application, its local address, and its public address."""
     names = {"host": "server_name", "port": "server_port", "share": "share"}
     return page.blocks.queue(max_size=32).launch(
         **{names[key]: value for key, value in address.items()},
         css=_CSS,
-        # The fonts of the system, since others come from the network.
+        # Fonts of the system, because others would come from the network.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         footer_links=[],
-        max_file_size=8 * page.max_pixels + 2**20,  # 16-bit RGB without compression, and a little more
+        max_file_size=8 * page.max_pixels + 2**20,  # 16-bit RGB without compression, plus a margin
         state_session_capacity=64,
         prevent_thread_lock=True,
         quiet=True,

@@ -1,4 +1,4 @@
-"""A folder that a Hugging Face Space runs as it is: the page, the package and its models, and what they need."""
+"""A folder that runs as a Hugging Face Space: the page, the package, its models, and their requirements."""
 
 import importlib.metadata
 import shutil
@@ -24,7 +24,7 @@ _REQUIREMENTS = (
     "tqdm",
     "fsspec",
 )
-"""Packages that the page imports; gradio itself comes with a Space."""
+"""Packages that the page imports. A Space already has gradio."""
 
 _APP = '''"""The page of agvae, as a Space runs it."""
 
@@ -61,9 +61,9 @@ This folder was written by `agvae demo --space`. `app.py` is the page and `agvae
 
 
 def write_space(folder: str | Path, model: str, max_pixels: int) -> None:
-    """Write the Space's folder, in which the page starts with `model`, a shipped model or a model of your own.
+    """Write the folder of the Space, whose page starts with `model`, a shipped model or your own.
 
-    Raises ConfigError if the folder holds anything, and DataError for a model that cannot be used."""
+    Raises ConfigError if the folder is not empty, and DataError if the model cannot be used."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is not empty; choose a new or empty folder for --space")
@@ -91,12 +91,12 @@ def _app(start: str, max_pixels: int) -> str:
 
 
 def _version(name: str) -> str:
-    """The installed version, without the build that follows a + in versions of torch."""
+    """The installed version, without the build suffix after a + in versions of torch."""
     return importlib.metadata.version(name).partition("+")[0]
 
 
 def _write_metadata(folder: Path) -> None:
-    """The package's metadata beside it, where Python looks for the version of a package that lies in a folder."""
+    """Metadata of the package beside it, where Python looks for the version of a package in a folder."""
     version = _version("agvae")
     metadata = folder / f"agvae-{version}.dist-info"
     metadata.mkdir()

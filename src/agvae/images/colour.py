@@ -1,7 +1,7 @@
-"""Colour spaces that a file describes in other ways than by an ICC profile: gAMA and cHRM of PNG, and CICP codes.
+"""Colour spaces that a file describes without an ICC profile: gAMA and cHRM of PNG, and CICP codes.
 
-They become an ICC profile, which leaves the pixels as they are. CICP codes are those of ITU-T H.273, as PNG's cICP
-chunk and the nclx boxes of AVIF and HEIC hold them: primaries, transfer, matrix, full range.
+They are converted into an ICC profile, which leaves the pixels unchanged. CICP codes are those of ITU-T H.273, as PNG's
+cICP chunk and the nclx boxes of AVIF and HEIC store them: primaries, transfer, matrix, full range.
 """
 
 import struct
@@ -26,7 +26,7 @@ _BT709_CURVE = (1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
 _CURVES = {1: _BT709_CURVE, 4: (2.2,), 5: (2.8,), 6: _BT709_CURVE, 8: (1.0,), 13: _SRGB_CURVE}
 _CURVES |= {14: _BT709_CURVE, 15: _BT709_CURVE}  # by CICP code of the transfer
 _SRGB_TRANSFERS = {1, 2, 6, 13, 14, 15}
-"""sRGB, the curves of BT.709 that viewers show as sRGB, and 2, unspecified."""
+"""sRGB, the curves of BT.709, which viewers show as sRGB, and 2, which means unspecified."""
 
 _HDR = {16: "PQ", 18: "HLG"}
 _D50 = (0.9642, 1.0, 0.8249)
@@ -35,11 +35,10 @@ _GAMMA_TOLERANCE, _PRIMARIES_TOLERANCE = 0.005, 0.005
 
 
 def describe(info: dict, grey: bool) -> tuple[bytes | None, str | None]:
-    """The ICC profile that says what `info` of an image says of its colours in another way, and the phrase for it.
+    """The ICC profile for the colours that `info` of an image describes in another way, and a phrase that names them.
 
-    (None, None) for sRGB. CICP codes in `info["cicp"]` win over sRGB, sRGB over gamma and chromaticities, as the PNG
-    specification has it. Of what no profile can say, only the phrase is there.
-    """
+    (None, None) for sRGB. As the PNG specification requires, CICP codes in `info["cicp"]` take precedence over sRGB,
+    and sRGB over gamma and chromaticities. If no profile can describe the colours, only the phrase is returned."""
     if cicp := info.get("cicp"):
         return _from_cicp(cicp, grey)
     if "srgb" in info:
@@ -56,7 +55,12 @@ def describe(info: dict, grey: bool) -> tuple[bytes | None, str | None]:
         return None, None
     try:
         profile = _profile(primaries, curve, grey)
-    except (np.linalg.LinAlgError, ValueError, ZeroDivisionError, struct.error):  # chromaticities of no colour space
+    except (
+        np.linalg.LinAlgError,
+        ValueError,
+        ZeroDivisionError,
+        struct.error,
+    ):  # chromaticities that form no colour space
         return None, f"its {' and '.join(names)} cannot be used and {'are' if len(names) > 1 else 'is'} dropped"
     return profile, f"its colours, described by {' and '.join(names)}, are described by an ICC profile now"
 
@@ -81,7 +85,7 @@ def _xyz(x: float, y: float) -> np.ndarray:
 
 
 def _colorants(primaries: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """XYZ of red, green and blue as columns, seen under D50, and the Bradford matrix that takes white there."""
+    """XYZ of red, green and blue as columns, under D50, and the Bradford matrix that adapts white to it."""
     white, *corners = (_xyz(*primaries[at : at + 2]) for at in range(0, 8, 2))
     columns = np.stack(corners, axis=1)
     cones = (_BRADFORD @ np.array(_D50)) / (_BRADFORD @ white)
@@ -99,7 +103,7 @@ def _words(text: str) -> bytes:
 
 
 def _profile(primaries: Sequence[float], curve: Sequence[float], grey: bool) -> bytes:
-    """An ICC profile, version 4.3, of these primaries (x, y of white, red, green, blue) and this decoding curve."""
+    """An ICC profile, version 4.3, with these primaries (x, y of white, red, green, blue) and this decoding curve."""
     colorants, adaptation = _colorants(primaries)
     tone = b"para" + struct.pack(">IHH", 0, 3 if len(curve) > 1 else 0, 0) + _fixed(*curve)
     tags = {

@@ -1,4 +1,4 @@
-"""Metadata of an image: EXIF, ICC profile, XMP and text as an .agv file can hold them, and the names of the rest."""
+"""Metadata of an image: EXIF, ICC profile, XMP and text as an .agv file can store them, and the names of the rest."""
 
 import re
 import struct
@@ -12,10 +12,10 @@ from agvae.images import colour
 from agvae.images.picture import EXIF_PREFIX, HELD
 
 MAX_METADATA = 2**20
-"""Most bytes of an EXIF block, an ICC profile, an XMP packet, or all text, as Pillow reads them from PNG files."""
+"""Largest size of an EXIF block, an ICC profile, an XMP packet, or all text, as Pillow reads them from PNG files."""
 
 RAW_PROFILE = "Raw profile type "
-"""ImageMagick's keywords begin so where it writes binary metadata as PNG text."""
+"""The start of ImageMagick's keywords for binary metadata that it writes as PNG text."""
 
 XMP_KEYWORD = "XML:com.adobe.xmp"
 
@@ -40,7 +40,7 @@ _TIFF_TAGS = (
     IFD.Exif,
     IFD.GPSInfo,
 )
-"""The tags of a TIFF file that are EXIF: it stores them among those that lay out its pixels."""
+"""The tags of a TIFF file that belong to EXIF. It stores them among those that describe the layout of its pixels."""
 
 _XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
 _LAYOUT = {
@@ -49,20 +49,20 @@ _LAYOUT = {
     *(330, *range(332, 348), *range(512, 533), 559),  # other pictures, inks, kinds of samples, JPEG tables
     *(_XMP, _ICC, *_TIFF_TAGS),
 }
-"""Tags of TIFF files that lay out the pixels, or that are looked at on their own."""
+"""Tags of TIFF files that describe the layout of the pixels, or that are handled separately."""
 
 _NOT_TEXT = {"compression", "exif", "xmp", XMP_KEYWORD, "iptc", "text"}
-"""Keys of `Image.info` whose value may be a string that nobody wrote as text."""
+"""Keys of `Image.info` whose value may be a string, but which are not text that somebody wrote."""
 
 _WRITERS = "Created by OpenJPEG"
-"""Comments that begin so are the writer's, not the user's."""
+"""Comments that begin like this come from the writing program, not from the user."""
 
 _DEFAULT_DPI = {1, 72, 96}
-"""Resolutions that software writes into pictures that have none; 1 is Pillow's for TIFF."""
+"""Resolutions that software writes into pictures that have none. 1 is Pillow's for TIFF."""
 
 
 class Metadata(NamedTuple):
-    """The metadata of an image, as `Picture` has it, and phrases for what is not in it."""
+    """The metadata of an image in the form of `Picture`, and phrases for everything that is not in it."""
 
     exif: bytes | None
     icc: bytes | None
@@ -72,11 +72,11 @@ class Metadata(NamedTuple):
 
 
 def metadata_of(image: Image.Image, grey: bool) -> Metadata:
-    """The metadata of a loaded image whose pixels are grey or RGB; never raises, whatever is damaged."""
+    """The metadata of a loaded image whose pixels are grey or RGB. Never raises, however damaged it is."""
     lost = []
     try:
         exif = _exif(image)
-    except Exception:  # Pillow raises nearly anything on damaged metadata
+    except Exception:  # Pillow raises almost anything on damaged metadata
         exif = None
         lost.append("its EXIF data is damaged and is dropped")
     icc, phrases = _icc(image.info, grey)
@@ -109,7 +109,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _words(text: dict[str, str]) -> str:
-    """Text by its keywords, as a phrase names it."""
+    """Text by its keywords, for a phrase."""
     named = [re.sub(r"\s+", " ", keyword)[:40] for keyword in text]
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     return f"text ({', '.join(named[:5])}{more})"
@@ -136,12 +136,12 @@ def _exif(image: Image.Image) -> bytes | None:
 
 
 def raw_profile(text: str) -> bytes:
-    """The bytes that ImageMagick wrote as text: a name, a length, hexadecimal digits. Raises ValueError."""
+    """The bytes that ImageMagick wrote as text: a name, a length and hexadecimal digits. Raises ValueError."""
     return bytes.fromhex("".join(text.split("\n")[3:]))
 
 
 def _without_orientation(exif: bytes) -> bytes:
-    """`exif` without the tag in its first directory, all offsets as they are."""
+    """`exif` without the tag in its first directory. All offsets stay the same."""
     order = {b"II": "<", b"MM": ">"}[exif[:2]]
     (start,) = struct.unpack_from(f"{order}I", exif, 4)
     (count,) = struct.unpack_from(f"{order}H", exif, start)
@@ -157,9 +157,10 @@ def _without_orientation(exif: bytes) -> bytes:
 
 
 def _icc(info: dict, grey: bool) -> tuple[bytes | None, list[str]]:
-    """The ICC profile, or one for what the file says of its colours otherwise, and phrases for what is lost."""
+    """The ICC profile, or one for colours that the file describes differently, and phrases for everything that
+    is lost."""
     icc, lost = info.get("icc_profile", b""), []
-    if icc is None or (icc and not is_whole_profile(icc)):  # None is Pillow's word for a damaged one
+    if icc is None or (icc and not is_whole_profile(icc)):  # Pillow uses None for a damaged one
         lost.append("its ICC profile is damaged and is dropped")
     elif icc and not fits(icc, grey):
         lost.append(f"its ICC profile, not one of {'grey' if grey else 'RGB'}, is dropped")
@@ -169,13 +170,13 @@ def _icc(info: dict, grey: bool) -> tuple[bytes | None, list[str]]:
     if kept and "cicp" not in info:
         return kept, lost
     described, phrase = colour.describe(info, grey)
-    if phrase and (kept is None or described is None):  # a profile and CICP codes say the same, but for HDR
+    if phrase and (kept is None or described is None):  # except for HDR, a profile and CICP codes say the same
         lost.append(phrase)
     return kept or described, lost
 
 
 def is_whole_profile(icc: bytes) -> bool:
-    """Whether this is an ICC profile with all that its header and its directory announce."""
+    """Whether this is an ICC profile with everything that its header and its directory announce."""
     if len(icc) < 132 or icc[36:40] != b"acsp":
         return False
     size, count = (int.from_bytes(icc[at : at + 4]) for at in (0, 128))
@@ -186,12 +187,12 @@ def is_whole_profile(icc: bytes) -> bool:
 
 
 def fits(icc: bytes, grey: bool) -> bool:
-    """Whether a profile's colour space, in its header, is that of grey or RGB pixels."""
+    """Whether the colour space in a profile's header fits grey or RGB pixels."""
     return icc[16:20] == (b"GRAY" if grey else b"RGB ")
 
 
 def _xmp(info: dict) -> bytes | None:
-    """The XMP packet without an orientation, which the pixels have taken on."""
+    """The XMP packet without its orientation, which has been applied to the pixels."""
     xmp = info.get("xmp") or info.get(XMP_KEYWORD)
     if isinstance(xmp, str):
         xmp = xmp.encode()
@@ -202,7 +203,7 @@ def _xmp(info: dict) -> bytes | None:
 
 
 def _text(image: Image.Image) -> dict[str, str]:
-    """Words by their keyword: the text of PNG files, and the comments of JPEG and GIF files as "Comment"."""
+    """Texts by their keywords: the text of PNG files, and the comments of JPEG and GIF files as "Comment"."""
     info = image.info
     if isinstance(info.get("text"), dict):
         return dict(info["text"])
@@ -229,7 +230,7 @@ def _decoded(comment: bytes) -> str:
 
 
 def _others(image: Image.Image, exif: bytes | None) -> list[str]:
-    """Names of metadata that no field of `Picture` has."""
+    """Names of metadata that no field of `Picture` can hold."""
     info, tags = image.info, getattr(image, "tag_v2", {})
     found = []
     photoshop = info.get("photoshop")
@@ -256,7 +257,7 @@ def _others(image: Image.Image, exif: bytes | None) -> list[str]:
 
 
 def _resolution(info: dict, exif: bytes | None) -> str | None:
-    """The resolution, unless it is a usual default with square pixels or the EXIF data has one."""
+    """The resolution, unless it is a common default with square pixels, or the EXIF data has one."""
     try:
         x, y = (float(number) for number in info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -272,6 +273,6 @@ def _resolution(info: dict, exif: bytes | None) -> str | None:
 
 
 def _aspect(info: dict) -> str | None:
-    """The shape of pixels that are not square, where the file has no unit beside it."""
+    """The shape of pixels that are not square, if the file states it without a unit."""
     pair = info.get("aspect") or (info.get("jfif_density") if info.get("jfif_unit") == 0 else None)
     return f"shape of pixels ({pair[0]}:{pair[1]})" if pair and 0 not in pair and pair[0] != pair[1] else None

@@ -1,4 +1,4 @@
-"""Image files as Pillow opens them, with what it does not read of them added, and its faults kept away."""
+"""Image files as Pillow opens them, with additional information, and with protection from its faults."""
 
 import io
 import struct
@@ -16,15 +16,14 @@ from agvae.images import plugins, png, salvage
 
 _LOCK = threading.RLock()
 _START = 2**16
-"""Bytes from the start of an AVIF file in which its description is looked for."""
+"""Bytes at the start of an AVIF file that are searched for its description."""
 
 
 @contextmanager
 def limited(max_pixels: int) -> Iterator[None]:
-    """Let Pillow open pictures of at most `max_pixels`, and keep its warnings silent.
+    """Let Pillow open pictures of at most `max_pixels`, and silence its warnings.
 
-    Both are settings of the whole process, so one thread at a time is let in.
-    """
+    Both are settings of the whole process, so only one thread at a time may do this."""
     with _LOCK, warnings.catch_warnings():
         usual = Image.MAX_IMAGE_PIXELS
         warnings.simplefilter("ignore")  # of odd metadata
@@ -37,7 +36,7 @@ def limited(max_pixels: int) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Why a picture cannot be read or written, from whatever Pillow raised, without the file's name."""
+    """Why a picture cannot be read or written, from any exception of Pillow, without the name of the file."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, Image.UnidentifiedImageError):
@@ -48,8 +47,8 @@ def reason(error: Exception) -> str:
 
 
 class PictureFile:
-    """An image file, by its path or as an open file, that can be opened more than once. `lost` has phrases for what
-    was left out so that it can be opened.
+    """An image file, given by its path or as an open file, that can be opened more than once. `lost` has phrases for
+    everything that was left out so that it can be opened.
 
     Raises OSError, and ImageError if the package that reads its format is not installed."""
 
@@ -73,7 +72,7 @@ class PictureFile:
                 self._info = _described(self._source)
 
     def open(self) -> ImageFile:
-        """The image, not decoded yet, with more in its `info` than Pillow reads: `cicp`, `bit_depth`, `text`, `xmp`."""
+        """The image before decoding, with more in its `info` than Pillow reads: `cicp`, `bit_depth`, `text`, `xmp`."""
         image = Image.open(io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source)
         image.info.update(self._info)
         if codes := image.info.get("nclx_profile"):  # of pillow-heif
@@ -81,7 +80,7 @@ class PictureFile:
         return image
 
     def repaired(self) -> "PictureFile | None":
-        """This file completed, if it is cut short; None if its format is not one that can be.
+        """This file, completed if it is cut short. None if its format cannot be completed.
 
         Raises ImageError if too little of the picture is there."""
         data = self._source if isinstance(self._source, bytes) else Path(self._source).read_bytes()
@@ -94,12 +93,12 @@ class PictureFile:
 
 
 def _has_boxes(start: bytes) -> bool:
-    """Whether a file is made of boxes, as AVIF, HEIC and JPEG XL with metadata are."""
+    """Whether a file consists of boxes, as AVIF, HEIC, and JPEG XL with metadata do."""
     return start[4:8] in (b"ftyp", b"JXL ")
 
 
 def _described(data: bytes) -> dict:
-    """What AVIF and JPEG XL files say of themselves and Pillow's readers leave out, as entries for `Image.info`."""
+    """Facts that AVIF and JPEG XL files state and Pillow's readers leave out, as entries for `Image.info`."""
     info: dict = {}
     if data[4:8] == b"JXL ":
         for name, body in _boxes(data):
@@ -117,7 +116,7 @@ def _described(data: bytes) -> dict:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Name and content of the outermost boxes of a file (ISO/IEC 14496-12), up to the first one that is not whole."""
+    """Name and content of the outermost boxes of a file (ISO/IEC 14496-12), up to the first incomplete one."""
     view, position = memoryview(data), 0
     while position + 8 <= len(data):
         (length,), name, head = struct.unpack_from(">I", data, position), data[position + 4 : position + 8], 8

@@ -1,4 +1,4 @@
-"""What the codec takes and gives: a picture with its metadata, and the error of one that cannot be read."""
+"""The codec's input and output: a picture with its metadata, and the error for one that cannot be read."""
 
 from dataclasses import dataclass, field, replace
 
@@ -9,28 +9,28 @@ MAX_PIXELS = 2**28
 """Largest picture, in pixels, that is read or decoded unless the caller allows more."""
 
 HELD = frozenset({"exif", "icc", "xmp", "text"})
-"""Fields of `Picture` with metadata that an .agv file holds. The reader reports the metadata of all others as lost;
-a container that holds more adds the field's name here."""
+"""Fields of `Picture` with metadata that an .agv file can store. The reader reports the metadata of all other fields as
+lost. A container that can store more adds the name of the field here."""
 
 EXIF_PREFIX = b"Exif\0\0"
-"""JPEG and Pillow put this before the TIFF structures of EXIF data."""
+"""The prefix that JPEG and Pillow put before the TIFF structures of EXIF data."""
 
 
 class ImageError(ValueError):
-    """A file or picture that cannot be read, converted or written; the message says why."""
+    """A file or picture that cannot be read, converted or written. The message says why."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture as the codec takes it.
+    """A picture in the form that the codec takes.
 
-    pixels (H, W, 3) uint8, upright, R = G = B where `grey`; alpha (H, W) uint8, straight, or None; exif as TIFF
-    structures, without the "Exif" of JPEG before them; icc only for the colour space of the pixels. xmp is an XMP
-    packet, text has the words of PNG files, JPEG and GIF comments by their keyword. `bilevel`: the file has 1 bit a
-    pixel, so all pixels are 0 or 255. deep (H, W, C) uint16, C = 1, 2, 3 or 4 for grey, grey and alpha, RGB, RGBA:
-    the samples of a 16-bit picture, if the reader was asked for them. `lost` says what of the original is not here
-    or not held by an .agv file (`HELD`), one phrase each.
-    """
+    pixels (H, W, 3) uint8, upright, with R = G = B if `grey`. alpha (H, W) uint8, straight, or None. exif holds TIFF
+    structures, without the "Exif" that JPEG puts before them. icc is set only for the colour space of the pixels. xmp
+    is an XMP packet. text holds the texts of PNG files and the comments of JPEG and GIF files by their keywords.
+    `bilevel`: the file has 1 bit per pixel, so all pixels are 0 or 255. deep (H, W, C) uint16, with C = 1, 2, 3 or 4
+    for grey, grey and alpha, RGB and RGBA: the samples of a 16-bit picture, if the reader was asked for them. `lost`
+    names, one phrase each, the parts of the original that are missing here, or that an .agv file cannot store
+    (`HELD`)."""
 
     pixels: np.ndarray
     grey: bool = False
@@ -44,9 +44,9 @@ class Picture:
     deep: np.ndarray | None = None
 
     def to_pil(self) -> Image.Image:
-        """An image of mode 1, L, LA, RGB or RGBA, or I;16 of a `deep` of one channel.
+        """An image of mode 1, L, LA, RGB or RGBA, or I;16 for a `deep` of one channel.
 
-        EXIF, ICC profile and XMP are in its `info`, where Pillow looks for them; `info["text"]` has the text."""
+        EXIF, ICC profile and XMP are in its `info`, where Pillow looks for them. `info["text"]` has the text."""
         image = Image.fromarray(self.pixels)
         if self.grey or self.bilevel:
             image = image.convert("L")
@@ -67,7 +67,7 @@ class Picture:
         return image
 
     def shallow(self) -> "Picture":
-        """This picture without `deep`, which `lost` then mentions; itself if it has none."""
+        """This picture without `deep`, which is added to `lost`. The same picture if it has none."""
         return self if self.deep is None else replace(self, deep=None, lost=(SHALLOW, *self.lost))
 
 

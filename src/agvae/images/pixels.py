@@ -1,4 +1,4 @@
-"""Pixels of every mode to 8 bits, upright, with alpha beside them; the one place where pixels are converted."""
+"""Converts pixels of every mode to 8 bits, upright, with alpha beside them. The only place that converts pixels."""
 
 import re
 from collections.abc import Callable
@@ -30,41 +30,40 @@ _LOW_BYTES = {
     "RGBA;16N": "RGBA;16B",
     "LA;16B": "RGBA",
 }
-"""The raw mode in which Pillow unpacks the other byte of 16-bit samples, by the raw mode in which it unpacks the high
-one. N is the byte order of this machine, taken to be little-endian. Grey with alpha comes out with both bytes."""
+"""Maps the raw mode in which Pillow unpacks the high bytes of 16-bit samples to the mode that unpacks the other bytes.
+N is the byte order of this machine, assumed to be little-endian. Grey with alpha is unpacked with both bytes."""
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """The operation that makes the image upright, None if it is."""
+    """The operation that makes the image upright. None if it is upright."""
     image.load()
     if image.format == "JXL" and not getattr(image, "jpeg", None):
-        return None  # its decoder has turned the picture; EXIF must be ignored (ISO/IEC 18181-2)
+        return None  # its decoder turns the picture, so EXIF must be ignored (ISO/IEC 18181-2)
     try:
         return _TURNS.get(image.getexif().get(Base.Orientation, 1))
-    except Exception:  # damaged metadata says nothing about the pixels
+    except Exception:  # damaged metadata does not concern the pixels
         return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The picture as a new image of mode RGB, upright.
 
-    The EXIF orientation is applied. Transparency, of a palette too, is composited on white, as a web page or
-    paper shows it. 16-bit grey is divided by 257 and rounded, so 65535 becomes 255; 32-bit integers are taken
-    to hold 16-bit values, which is how PGM files arrive. Float pictures must lie in [0, 1]. CMYK and the
-    other colour spaces follow Pillow's conversion; ICC profiles are not applied.
+    The EXIF orientation is applied. Transparency, including that of a palette, is composited on white, as a web page or
+    paper shows it. 16-bit grey is divided by 257 and rounded, so 65535 becomes 255. 32-bit integers are assumed to hold
+    16-bit values, because PGM files arrive in that form. Float pictures must lie in [0, 1]. CMYK and the other colour
+    spaces follow Pillow's conversion. ICC profiles are not applied.
 
-    Raises ImageError if the values fit none of these ranges, or the mode has no conversion.
+    Raises ImageError if the values fit none of these ranges, or if the mode has no conversion.
 
     >>> to_rgb(Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16))).getpixel((1, 0))
-    (1, 1, 1)
-    """
+    (1, 1, 1)"""
     depth, turn = bit_depth(image), turn_of(image)
     upright = image if turn is None else image.transpose(turn)
     return opaque(plain(upright, depth)).convert("RGB")
 
 
 def bit_depth(image: Image.Image) -> int:
-    """Bits per value in the file, 8 where Pillow does not tell; only an image not yet loaded tells."""
+    """Bits per value in the file, or 8 if Pillow does not tell. Only an image that is not loaded yet tells."""
     if isinstance(found := image.info.get("bit_depth"), int):  # of HEIC and AVIF
         return found
     # Other numbers, as in BGR;16, are bits per pixel.
@@ -73,7 +72,7 @@ def bit_depth(image: Image.Image) -> int:
 
 
 def raw_mode_of(image: Image.Image) -> str:
-    """How the file stores its samples, in Pillow's words; only an image not yet loaded tells."""
+    """How the file stores its samples, in Pillow's words. Only an image that is not loaded yet tells."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
@@ -83,26 +82,24 @@ def raw_mode_of(image: Image.Image) -> str:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether the image itself has more than 8 bits a sample: integer and float modes."""
+    """Whether the image itself has more than 8 bits per sample: integer and float modes."""
     return image.mode[0] in "IF"
 
 
 def white_of(values: np.ndarray) -> int:
-    """The white of samples that do not use their whole range: the smallest 2ᵏ − 1 that is not below any of them.
+    """The white of samples that do not use their full range: the smallest 2ᵏ − 1 that is not below any of them.
 
     >>> white_of(np.array([3, 4000]))
-    4095
-    """
+    4095"""
     return max(1, 2 ** int(np.ceil(values.max())).bit_length() - 1)
 
 
 def colour_samples(image: Image.Image, reopen: Callable[[], ImageFile] | None, raw_mode: str) -> np.ndarray | None:
-    """The 16-bit samples (H, W, C) uint16 of a loaded image in colour, as they lie in the file; None if they cannot
-    be had.
+    """The 16-bit samples (H, W, C) uint16 of a loaded colour image, as the file stores them. None if they are not
+    available.
 
-    Pillow has no 16-bit colour: it keeps the high bytes. The low ones are unpacked from the file once more, from
-    the image that `reopen` returns; `raw_mode` is that of the image before it was loaded.
-    """
+    Pillow has no 16-bit colour and keeps the high bytes. The low bytes are unpacked from the file a second time, from
+    the image that `reopen` returns. `raw_mode` is that of the image before it was loaded."""
     if reopen is None or raw_mode not in _LOW_BYTES:
         return None
     other = _LOW_BYTES[raw_mode]
@@ -124,7 +121,8 @@ def colours_of(values: np.ndarray) -> np.ndarray:
 
 
 def stretched(image: Image.Image, values: np.ndarray, white: int) -> Image.Image:
-    """A plain image with its colours from 16-bit samples (H, W, C), of which `white` becomes 255; its alpha stays."""
+    """A plain image with its colours from 16-bit samples (H, W, C), scaled so that `white` becomes 255. Its alpha is
+    kept."""
     scaled = _scaled(colours_of(values), white)
     if image.mode in ("L", "LA"):
         scaled = scaled[..., 0]
@@ -159,11 +157,10 @@ def turned(values: np.ndarray, turn: Image.Transpose | None) -> np.ndarray:
 
 
 def plain(image: Image.Image, depth: int = 8, white: int | None = None) -> Image.Image:
-    """The image as L, LA, RGB or RGBA, itself if it is one of them.
+    """The image as L, LA, RGB or RGBA. The same image if it is one of them.
 
-    `depth` is the bit depth that a colour key counts in; `white` the value of an integer or float mode that becomes
-    255, if it is not the usual one. Raises ImageError for values beyond it.
-    """
+    `depth` is the bit depth in which a colour key counts. `white` is the value of an integer or float mode that becomes
+    255, if it is not the usual one. Raises ImageError for values beyond it."""
     if not image.width or not image.height:
         raise ImageError(f"a picture of {image.width}×{image.height} has no pixels")
     if "transparency" in image.info and (image.mode in ("1", "L", "RGB") or image.mode[0] == "I"):
@@ -223,7 +220,9 @@ def arrays(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     alpha = np.empty((height, width), np.uint8) if image.mode.endswith("A") else None
-    rows = max(1, 2**20 // width)  # at a time: Pillow's way to an array takes the memory of two more pictures
+    rows = max(
+        1, 2**20 // width
+    )  # at a time, because Pillow's conversion to an array takes the memory of two more pictures
     for top in range(0, height, rows):
         strip = np.asarray(image.crop((0, top, width, min(top + rows, height))))
         strip = strip.reshape(len(strip), width, -1)

@@ -1,4 +1,4 @@
-"""Formats whose readers and writers are packages of their own, HEIC and JPEG XL; loaded when one is met."""
+"""Formats whose readers and writers are separate packages, HEIC and JPEG XL. They are loaded when one is met."""
 
 import importlib
 from pathlib import Path
@@ -15,11 +15,11 @@ _BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs
 _JXL_STARTS = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 
 SNIFFED = 12
-"""Bytes from the start of a file that `load_for_data` needs."""
+"""Bytes at the start of a file that `load_for_data` needs."""
 
 
 def load_for_data(start: bytes) -> None:
-    """Load the plugin that reads a file with these first bytes, if it is one of these formats.
+    """Load the plugin that reads a file with these first bytes, if it has one of these formats.
 
     Raises ImageError if the plugin is not installed."""
     if start.startswith(_JXL_STARTS):
@@ -29,13 +29,14 @@ def load_for_data(start: bytes) -> None:
 
 
 def load_for_suffix(suffix: str) -> None:
-    """Load the plugin that writes files with `suffix`, if it is one of these formats. Raises as `load_for_data`."""
+    """Load the plugin that writes files with `suffix`, if it is one of these formats. Raises as
+    `load_for_data` does."""
     if name := _SUFFIXES.get(suffix.lower()):
         _load(name)
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether the suffix of `path` is that of a picture format, of an optional one too."""
+    """Whether the suffix of `path` is that of a picture format, including an optional one."""
     suffix = Path(path).suffix.lower()
     return suffix in _SUFFIXES or suffix in Image.registered_extensions()
 
@@ -50,4 +51,4 @@ def _load(name: str) -> None:
             f"{_NAMES[name]} pictures need the package {_PACKAGES[name]}: pip install 'agvae[codecs]'"
         ) from error
     if name == "HEIF":
-        module.register_heif_opener()  # the other registers itself
+        module.register_heif_opener()  # the other plugin registers itself

@@ -1,7 +1,7 @@
-"""PNG files without the metadata that keeps Pillow from opening them.
+"""PNG files without the metadata that prevents Pillow from opening them.
 
-Pillow refuses a file for one ancillary chunk that is damaged, or that unpacks to more than it takes. Viewers skip such
-a chunk, and so does `cleaned`. It also reads what Pillow does not (cICP), and keeps text apart from Pillow's own keys.
+Pillow refuses a file if one ancillary chunk is damaged, or unpacks to more than it allows. Viewers skip such a chunk,
+and so does `cleaned`. It also reads cICP, which Pillow does not, and keeps text separate from Pillow's own keys.
 """
 
 import struct
@@ -13,7 +13,7 @@ from agvae.images.metadata import MAX_METADATA, RAW_PROFILE, XMP_KEYWORD, raw_pr
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LEAST = {b"tRNS": 1, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
-"""Least lengths of the ancillary chunks that are left for Pillow to read."""
+"""Smallest lengths of the ancillary chunks that Pillow reads itself."""
 
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 _NAMED = {b"tRNS": "transparency", b"pHYs": "resolution", b"eXIf": "EXIF data", b"iCCP": "ICC profile"}
@@ -21,7 +21,7 @@ _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 
 
 class Chunk(NamedTuple):
-    """A chunk of a PNG file: its name, its data, all its bytes; `whole` if its checksum is right."""
+    """A chunk of a PNG file: its name, its data, and all its bytes. `whole` means that its checksum is right."""
 
     name: bytes
     data: memoryview
@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
 
 
 class Cleaned(NamedTuple):
-    """A PNG file that Pillow opens, entries for `Image.info`, and phrases for what was left out."""
+    """A PNG file that Pillow can open, entries for `Image.info`, and phrases for everything that was left out."""
 
     data: bytes
     info: dict
@@ -42,8 +42,8 @@ class _TooLargeError(ValueError):
 
 
 def chunks(data: bytes) -> Iterator[Chunk]:
-    """The chunks of a PNG file up to IEND, or up to its end or the first bytes that are no chunk; the last one may be
-    cut short."""
+    """The chunks of a PNG file up to IEND, or up to its end or the first bytes that are not a chunk. The last one may
+    be cut short."""
     view, position = memoryview(data), len(SIGNATURE)
     while position + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -58,7 +58,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def checksum(name: bytes, data: bytes | memoryview) -> bytes:
-    """The checksum of a chunk, as it ends the chunk."""
+    """The checksum that ends a chunk."""
     return struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
 
 
@@ -68,7 +68,7 @@ def pack(name: bytes, data: bytes | memoryview) -> bytes:
 
 
 def cleaned(data: bytes) -> Cleaned:
-    """The file with its picture and the metadata that Pillow can read; of an animation, with the first picture."""
+    """The file with its picture and the metadata that Pillow can read. For an animation, the first picture."""
     info: dict = {"text": {}}
     kept: list[bytes | memoryview] = [SIGNATURE]
     lost, frames, animated, pixels = [], 0, False, False
@@ -91,7 +91,7 @@ def cleaned(data: bytes) -> Cleaned:
                 lost.append(f"its {_name(chunk)} is damaged and is dropped")
     if bytes(kept[-1][4:8]) != b"IEND":
         kept.append(pack(b"IEND", b""))
-    frames += frames > 0 and not animated  # the picture for viewers that know no animations
+    frames += frames > 0 and not animated  # the picture for viewers that do not support animations
     if 1 < frames < 2**31:
         lost.append(f"only one of its {frames} frames is kept")
     return Cleaned(b"".join(kept), info, tuple(dict.fromkeys(lost)))
@@ -105,9 +105,9 @@ def _name(chunk: Chunk) -> str:
 
 
 def _take(chunk: Chunk, info: dict) -> bool:
-    """Put what an ancillary chunk says into `info`, or return True to leave it to Pillow.
+    """Put the content of an ancillary chunk into `info`, or return True to leave it to Pillow.
 
-    Raises an error if it is damaged or too large; a chunk of no interest is never damaged."""
+    Raises an error if it is damaged or too large. A chunk that is not used never counts as damaged."""
     name, data = chunk.name, chunk.data
     if name not in _LEAST.keys() | _TEXTS | {b"iCCP", b"eXIf", b"cICP"}:
         return False
@@ -150,7 +150,7 @@ def _inflated(data: bytes) -> bytes:
 
 
 def _text(name: bytes, data: bytes) -> tuple[str, str]:
-    """Keyword and text of a text chunk. Raises as `_take`."""
+    """Keyword and text of a text chunk. Raises as `_take` does."""
     if name == b"tEXt":
         keyword, _, words = _split(data, 0)
     elif name == b"zTXt":
@@ -170,7 +170,7 @@ def _text(name: bytes, data: bytes) -> tuple[str, str]:
 
 
 def _take_text(keyword: str, words: str, info: dict) -> None:
-    """Put text into `info["text"]`, and metadata in the guise of text where `metadata_of` looks for it."""
+    """Put text into `info["text"]`, and metadata that is stored as text where `metadata_of` looks for it."""
     if keyword == XMP_KEYWORD:
         info["xmp"] = words.encode()
     elif keyword in (f"{RAW_PROFILE}exif", f"{RAW_PROFILE}APP1"):

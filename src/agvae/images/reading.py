@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DARK = 2**15
-"""16-bit pictures whose samples are all below this are reported: they may hold 12 bits, and look black."""
+"""If all samples of a 16-bit picture are below this, it is reported: it may hold 12 bits and look black."""
 
 
 def read_picture(
@@ -25,24 +25,25 @@ def read_picture(
 ) -> Picture:
     """Decode an image file of at most `max_pixels` pixels.
 
-    Damaged metadata is dropped and mentioned in `lost`. Of a JPEG or PNG file that is cut short the picture is taken
-    if at least half of it is there; `lost` says how much. keep_depth: put 16-bit samples into `deep` where Pillow
-    has them, grey ones and those of PNG and TIFF files. stretch: make the smallest 2ᵏ − 1 that no sample of over
-    8 bits exceeds white, 4095 for 12-bit data, rather than 65535.
+    Damaged metadata is dropped and mentioned in `lost`. A JPEG or PNG file that is cut short is accepted if at least
+    half of the picture is there; `lost` says how much. keep_depth: put 16-bit samples into `deep` if Pillow has them:
+    grey ones, and those of PNG and TIFF files. stretch: white becomes the smallest 2ᵏ − 1 that no sample of more than 8
+    bits exceeds, such as 4095 for 12-bit data, and not 65535.
 
-    Pillow's own limit and its warnings stay out of it. Raises ImageError, which says why, whatever the reason.
-    """
+    Pillow's own limit and warnings are disabled. Raises ImageError, which says why, for every failure."""
     with limited(max_pixels):
         try:
             return _read(PictureFile(source), keep_depth, stretch)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ImageError(f"the picture exceeds the limit of {max_pixels} pixels") from error
-        except Exception as error:  # on a damaged file Pillow's plugins raise nearly anything
+        except Exception as error:  # on a damaged file Pillow's plugins raise almost anything
             raise ImageError(reason(error)) from error
 
 
 def _read(file: PictureFile, keep_depth: bool, stretch: bool) -> Picture:
-    with file.open() as image:  # not repaired if this fails: its header is damaged, or the picture is over the limit
+    with (
+        file.open() as image
+    ):  # if this fails, it is not repaired: its header is damaged, or the picture exceeds the limit
         try:
             return _picture(image, file.lost, file.open, keep_depth, stretch)
         except (ImageError, MemoryError):
@@ -56,24 +57,22 @@ def _read(file: PictureFile, keep_depth: bool, stretch: bool) -> Picture:
 
 
 def picture_of(image: Image.Image) -> Picture:
-    """The picture for coding: pixels as `to_rgb` has them, but with alpha beside them.
+    """The picture for coding, with the pixels of `to_rgb` but with alpha beside them.
 
-    Pixels are what the image stores, under alpha 0 too. A greyscale mode makes a grey picture, whatever the values;
-    a palette makes a coloured one. EXIF is kept byte by byte but for its orientation, which the pixels take on. Of an
-    animation the current frame is taken, the first one of a file just opened.
+    Pixels are those that the image stores, even under alpha 0. A greyscale mode makes a grey picture, whatever its
+    values are; a palette makes a coloured one. EXIF is kept byte by byte except for its orientation, which is applied
+    to the pixels. For an animation, the current frame is used, which is the first one of a file that was just opened.
 
-    Raises ImageError as `to_rgb` does, and what Pillow raises on a damaged file.
-    """
+    Raises ImageError as `to_rgb` does, and Pillow's exceptions for a damaged file."""
     return _picture(image, (), None, keep_depth=False, stretch=False)
 
 
 def as_picture(image: "Picture | Image.Image | np.ndarray | Tensor | str | Path") -> Picture:
-    """The picture that any image argument stands for.
+    """The picture for any kind of image argument.
 
     A `Picture`; a PIL image; a path; an array (H, W, 3), (H, W) or (H, W, 1) uint8; a tensor (3, H, W) or (1, H, W)
-    float in [0, 1]. One channel makes a grey picture. Raises ValueError for anything else, and ImageError, which is
-    one and names the path, for a file that cannot be read.
-    """
+    float in [0, 1]. One channel makes a grey picture. Raises ValueError for anything else. For a file that cannot be
+    read, it raises ImageError, which is a ValueError and names the path."""
     if isinstance(image, Picture):
         return image
     if isinstance(image, Image.Image):
@@ -112,9 +111,8 @@ def _picture_of_tensor(image: "Tensor") -> Picture:
 def load_rgb(path: str | Path, file: BinaryIO | None = None) -> np.ndarray:
     """Decode an image file (the first picture, if it holds several) to a uint8 array (H, W, 3).
 
-    Its bytes are those of `file`, where that is given. A file that is cut short is an error. Raises ImageError, which
-    names `path`, whatever the reason why it cannot be read.
-    """
+    If `file` is given, its bytes are read from there. A file that is cut short is an error. Raises ImageError, which
+    names `path`, for every failure."""
     try:
         with PictureFile(file or path).open() as image:
             return np.array(pixels.to_rgb(image))
@@ -123,15 +121,14 @@ def load_rgb(path: str | Path, file: BinaryIO | None = None) -> np.ndarray:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) from the file's header, nothing decoded and EXIF orientation not applied.
+    """(height, width) from the file's header, without decoding and without applying the EXIF orientation.
 
-    Raises ImageError, which names the file.
-    """
+    Raises ImageError, which names the file."""
     try:
         try:
             with Image.open(path) as image:
                 return image.height, image.width
-        except Exception:  # for its metadata perhaps, or for a plugin that is not loaded yet
+        except Exception:  # perhaps because of its metadata, or because a plugin is not loaded yet
             with PictureFile(path).open() as image:
                 return image.height, image.width
     except Exception as error:
@@ -148,11 +145,11 @@ def _picture(
     keep_depth: bool,
     stretch: bool,
 ) -> Picture:
-    """`picture_of`, with phrases of what is lost already, and a function that opens the file again, if it has one."""
+    """`picture_of`, with phrases for losses so far, and a function that opens the file again, if there is one."""
     lost = list(lost)
     if (frames := getattr(image, "n_frames", 1)) > 1:
         lost.append(f"only one of its {frames} frames is kept")
-    depth, raw_mode = pixels.bit_depth(image), pixels.raw_mode_of(image)  # known until the image is loaded
+    depth, raw_mode = pixels.bit_depth(image), pixels.raw_mode_of(image)  # known only until the image is loaded
     turn = pixels.turn_of(image)
     values = _samples(image, depth, reopen, raw_mode, keep_depth or stretch)
     white, phrases = _white(image, values, stretch)
@@ -164,7 +161,7 @@ def _picture(
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         lost.append(f"its {image.mode} colours are converted to RGB")
     plain = pixels.plain(image, depth, white if pixels.is_deep(image) else None)
-    if raw_mode == "LA;16B":  # which Pillow takes for colours
+    if raw_mode == "LA;16B":  # which Pillow treats as colours
         plain = plain.convert("LA")
     if white and values is not None and not pixels.is_deep(image):
         plain = pixels.stretched(plain, values, white)
@@ -194,8 +191,8 @@ def _picture(
 def _samples(
     image: Image.Image, depth: int, reopen: Callable[[], ImageFile] | None, raw_mode: str, wanted: bool
 ) -> np.ndarray | None:
-    """Samples (H, W, C) of over 8 bits, if there are any; those that take a second decoding only if they are wanted,
-    or if the picture seems to be dark."""
+    """Samples (H, W, C) of more than 8 bits, if there are any. Those that need a second decoding are read only if they
+    are wanted, or if the picture seems to be dark."""
     if not image.width or not image.height:
         return None
     if pixels.is_deep(image):

@@ -1,7 +1,6 @@
-"""JPEG and PNG files that are cut short: the part that is there, and how much of the picture that is.
+"""JPEG and PNG files that are cut short: the part that is there, and its share of the picture.
 
-Nothing of Pillow's is switched over for it: the file itself is completed, so that reads on other threads are not
-concerned.
+It changes no setting of Pillow. The file itself is completed, so reads on other threads are not affected.
 """
 
 import io
@@ -17,25 +16,24 @@ from agvae.images import png
 from agvae.images.picture import ImageError
 
 LEAST_SHARE = 0.5
-"""Least share of a picture that must be there for it to be taken."""
+"""Smallest share of a picture that must be there for it to be accepted."""
 
 _END_OF_IMAGE = b"\xff\xd9"
 _INFLATED_AT_ONCE = 64
-"""Bytes of a damaged stream that are inflated at once; what comes out of the last ones before the fault is lost."""
+"""Bytes of a damaged stream that are inflated at once. The output of the last ones before the fault is lost."""
 
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Left, top, and steps to the right and down, of the passes of an interlaced PNG file."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By the colour type of a PNG file."""
+"""Number of channels, by the colour type of a PNG file."""
 
 
 def salvaged(data: bytes) -> tuple[bytes, str] | None:
-    """The file completed, so that Pillow decodes it, and the phrase for it; None if it is of another format.
+    """The file, completed so that Pillow decodes it, and a phrase for it. None if it has another format.
 
     `data` must be a file that Pillow opens, so that its header is sound. Raises ImageError if less than `LEAST_SHARE`
-    of the picture is there, or if the file ends before its pixels.
-    """
+    of the picture is there, or if the file ends before its pixels."""
     if data.startswith(png.SIGNATURE):
         completed, share = _salvaged_png(data)
         missing = "the rest is black or transparent"
@@ -62,7 +60,7 @@ def _check(share: float) -> None:
 
 
 def _salvaged_png(data: bytes) -> tuple[bytes, float]:
-    """The file with its rows that can be inflated and zeros for the others, and the share of pixels in such rows."""
+    """The file with the rows that can be inflated and zeros for the others, and the share of pixels in such rows."""
     parts = list(png.chunks(data))
     header = next((part for part in parts if part.name == b"IHDR"), None)
     stream = b"".join(part.data for part in parts if part.name == b"IDAT")
@@ -86,7 +84,7 @@ def _salvaged_png(data: bytes) -> tuple[bytes, float]:
         whole = int(wrong[0])
     del rows[starts[whole] :]
     share = float(np.concatenate(widths)[:whole].sum() / (width * height))
-    _check(share)  # before the rest is filled
+    _check(share)  # before the rest is filled in
     before = [bytes(part.raw) for part in parts[: [part.name for part in parts].index(b"IDAT")]]
     pixels = zlib.compress(bytes(rows) + bytes(end - len(rows)), 1)
     return b"".join((png.SIGNATURE, *before, png.pack(b"IDAT", pixels), png.pack(b"IEND", b""))), share
@@ -110,22 +108,23 @@ def _inflated(stream: bytes, size: int) -> bytes:
 
 
 class _Scans(NamedTuple):
-    """Where the last whole segment or the coded data of a JPEG file ends, and whether the first scan of the first
-    component is followed by another segment, so that all of it is there."""
+    """The end of the last complete segment or of the coded data of a JPEG file, and whether another segment follows the
+    first scan of the first component, which is then complete."""
 
     end: int
     first_is_whole: bool
 
 
 def _salvaged_jpeg(data: bytes) -> tuple[bytes, float, bool]:
-    """The file with an end marker, the share of rows that can be read, and whether all can, but coarsely.
+    """The file with an end marker, the share of rows that can be read, and whether all can be read, but coarsely.
 
-    A decoder goes on after the end of the coded data: with grey if a marker follows, with other pixels if arbitrary
-    coded data do. The rows above the first one that depends on what follows are those that can be read. In a file of
-    several scans, progressive ones for example, the first scan has all rows coarsely.
-    """
+    A decoder continues after the end of the coded data: with grey if a marker follows, and with other pixels if
+    arbitrary coded data follow. The readable rows are those above the first row that depends on what follows. In a file
+    of several scans, such as a progressive one, the first scan has all rows coarsely."""
     scans = _scans(data)
-    data = data[: scans.end].removesuffix(b"\xff")  # of a marker, or of a byte of which only the first half is there
+    data = data[: scans.end].removesuffix(
+        b"\xff"
+    )  # of a marker, or of a byte pair of which only the first half is there
     completed = data + _END_OF_IMAGE
     if scans.first_is_whole:
         return completed, 1.0, True
@@ -141,9 +140,9 @@ def _salvaged_jpeg(data: bytes) -> tuple[bytes, float, bool]:
 
 
 def _arbitrary(data: bytes) -> bytes:
-    """Coded data to go on with after `data`, with the restart markers that a decoder may wait for.
+    """Coded data to continue with after `data`, with the restart markers that a decoder may wait for.
 
-    From a marker on a decoder takes zeros, so this begins with ones: the first symbol that is missing differs."""
+    After a marker, a decoder assumes zeros, so this begins with ones: the first missing symbol then differs."""
     markers = re.findall(rb"\xff[\xd0-\xd7]", data)
     last = markers[-1][1] if markers else 0xD7
     noise = np.random.default_rng(0).integers(0, 255, (8, 256), dtype=np.uint8)  # without 255, which begins a marker
@@ -181,7 +180,8 @@ def _scans(data: bytes) -> _Scans:
 
 
 def _is_first(scan: bytes, component: int | None) -> bool:
-    """Whether a scan's header is that of the first scan of this component: its DC coefficients, not a refinement."""
+    """Whether the header of a scan is that of the first scan of this component: its DC coefficients, not a
+    refinement."""
     count = scan[0] if scan else 0
     if len(scan) < 4 + 2 * count:
         return False

@@ -12,7 +12,7 @@ from agvae.images.opening import reason
 from agvae.images.picture import EXIF_PREFIX, SHALLOW, ImageError
 
 _METADATA = {"AVIF", "HEIF", "JPEG", "JXL", "MPO", "PNG", "TIFF", "WEBP"}
-"""Formats in which Pillow and its plugins write EXIF and XMP, and, but for JXL, ICC profiles."""
+"""Formats in which Pillow and its plugins write EXIF and XMP and, except for JXL, ICC profiles."""
 
 _MODES = {
     "AVIF": ("L", "RGB", "RGBA"),
@@ -35,7 +35,7 @@ _MODES = {
     "WEBP": ("RGB", "RGBA"),
     "XBM": ("1",),
 }
-"""Modes in which a picture survives Pillow's writer and reader; in formats not listed L, LA, RGB and RGBA do."""
+"""Modes that survive Pillow's writer and reader. In formats that are not listed, L, LA, RGB and RGBA do."""
 
 _USUAL_MODES = ("L", "LA", "RGB", "RGBA")
 
@@ -50,7 +50,7 @@ _CHOICES = {
     "RGB": ("RGB", "P", "L", "1"),
     "RGBA": ("RGBA", "RGB", "P", "L", "1"),
 }
-"""Modes to write a picture in, by its own mode, the best first."""
+"""Modes in which a picture can be written, by its own mode, the best first."""
 
 _APPROXIMATE_ALPHA = {"AVIF", "HEIF", "JXL"}
 
@@ -63,12 +63,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "PDF": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {"compress_level": 4},  # 2.5 times as fast as Pillow's 6, and 5 % larger
     "TIFF": {"compression": "tiff_adobe_deflate"},
-    "WEBP": {"quality": 95, "exact": True},  # exact: pixels under alpha 0 stay what they are
+    "WEBP": {"quality": 95, "exact": True},  # exact: pixels under alpha 0 do not change
 }
 
 _JPEG_SEGMENT = 65533
 _EXIF_IN_JPEG = _JPEG_SEGMENT - len(EXIF_PREFIX)
-"""Most bytes of EXIF that a JPEG file can hold."""
+"""Largest size of EXIF data that a JPEG file can hold."""
 
 _XMP_IN_JPEG = _JPEG_SEGMENT - len(b"http://ns.adobe.com/xap/1.0/\0")
 _XMP_TAG = 700
@@ -76,7 +76,7 @@ _PALETTES = {"P": "256 colours", "L": "no colours", "1": "black and white only"}
 
 
 def format_of(suffix: str) -> str:
-    """Pillow's name of the format that files with `suffix` (".png") are written in.
+    """Pillow's name of the format for files with `suffix` (".png").
 
     Raises ImageError if there is none, or if the package that writes it is not installed."""
     plugins.load_for_suffix(suffix)
@@ -90,11 +90,10 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
     """A whole file in the format of `suffix` (".jpg"), and what that format could not keep, one phrase each.
 
     Lossy formats are written close to transparent. EXIF, ICC profile, XMP and text are taken from `image.info`, where
-    `Picture.to_pil` puts them. A mode that the format does not hold becomes the nearest one that it does; alpha is then
-    composited on white.
+    `Picture.to_pil` puts them. A mode that the format does not support becomes the nearest one that it does; alpha is
+    then composited on white.
 
-    Raises ImageError for a suffix of no format and for a picture that the format cannot hold.
-    """
+    Raises ImageError if no format has the suffix, and if the format cannot hold the picture."""
     name = format_of(suffix)
     lost = []
     if image.mode == "I;16" and name not in _DEEP:
@@ -121,12 +120,12 @@ def encode_image(image: Image.Image, suffix: str) -> tuple[bytes, tuple[str, ...
         options["subsampling"] = "4:4:4"
     metadata, dropped = _metadata_for(name, mode, image.info)
     if name == "TIFF" and "exif" in metadata:
-        del options["compression"]  # with it libtiff writes, which takes no directories below the first
+        del options["compression"]  # with it libtiff writes, which supports no directories below the first
     return _saved(picture, mode, name, options | metadata), (*lost, *dropped)
 
 
 def _saved(picture: Image.Image, mode: str, name: str, options: dict[str, Any]) -> bytes:
-    """The file of a picture in one of the modes that its format holds."""
+    """The file of a picture in one of the modes that its format supports."""
     file = io.BytesIO()
     try:
         if mode == "P":
@@ -134,19 +133,19 @@ def _saved(picture: Image.Image, mode: str, name: str, options: dict[str, Any]) 
         if picture.mode != mode:
             picture = picture.convert(mode)
         picture.save(file, name, **options)
-    except Exception as error:  # writers raise nearly anything on a picture they do not take
+    except Exception as error:  # writers raise almost anything on a picture that they do not support
         raise ImageError(f"{name} cannot hold this picture ({reason(error)})") from error
     return file.getvalue()
 
 
 def _metadata_for(name: str, mode: str, info: dict) -> tuple[dict[str, Any], list[str]]:
-    """Options of Pillow's writer for the metadata that a file of this format and mode can hold, and the phrases for
-    the rest."""
+    """Options of Pillow's writer for the metadata that a file of this format and mode can hold, and phrases for the
+    rest."""
     holds, jpeg = name in _METADATA, name in ("JPEG", "MPO")
     options: dict[str, Any] = {}
     dropped = []
     if holds:
-        options["icc_profile"] = None  # else some writers take the one of `info`, whether it fits or not
+        options["icc_profile"] = None  # otherwise some writers take the one of `info`, even if it does not fit
     if jpeg or name == "GIF":
         options["comment"] = b""
     exif, icc = info.get("exif", b"").removeprefix(EXIF_PREFIX), info.get("icc_profile")
@@ -183,7 +182,7 @@ def _metadata_for(name: str, mode: str, info: dict) -> tuple[dict[str, Any], lis
 
 
 def _with_xmp(exif: bytes | None, xmp: bytes) -> Image.Exif:
-    """EXIF data with XMP as one more tag, for TIFF files, which hold both so."""
+    """EXIF data with XMP as one more tag, which is how TIFF files store both."""
     tags = Image.Exif()
     if exif:
         tags.load(exif)
@@ -192,7 +191,7 @@ def _with_xmp(exif: bytes | None, xmp: bytes) -> Image.Exif:
 
 
 def _png_text(text: dict[str, str], xmp: bytes | None) -> PngInfo:
-    """Text and XMP as chunks, uncompressed, so that readers with a limit for unpacking take them."""
+    """Text and XMP as chunks, uncompressed, so that readers with a limit for unpacking accept them."""
     chunks = PngInfo()
     for keyword, words in text.items():
         name = keyword.encode("latin-1", "replace").replace(b"\0", b"")[:79]

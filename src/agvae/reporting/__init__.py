@@ -1,1 +1,1 @@
-"""What is shown of runs and models: figures, the paper's tables, the report's page, trackers."""
+"""Presentation of runs and models: figures, the paper's tables, the report's page, tracking."""

@@ -1,4 +1,4 @@
-"""The worth of single choices: models that differ in one alone, and the loss between a model's trained levels."""
+"""The value of single choices: models that differ in one choice only, and the loss between a model's trained levels."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -14,9 +14,9 @@ from agvae.reporting.choices import CONTEXT, ENTROPY, GAIN, LAMBDAS, LEVELS, Cho
 if TYPE_CHECKING:
     from agvae.reporting.compare import MeasuredModel
 
-# The plainest choice is the baseline of the others, where it is among them.
+# The plainest choice is the baseline of the others, if it is among them.
 _BASELINES = {LEVELS: 1, ENTROPY: "symmetric", CONTEXT: "none", GAIN: "cvr"}
-# Choices that cannot but differ with another one.
+# Choices that necessarily differ when another one differs.
 _BOUND = {LEVELS: (LAMBDAS, GAIN), "loss.name": (LAMBDAS,)}
 
 
@@ -30,12 +30,11 @@ class Group(NamedTuple):
 class Gap(NamedTuple):
     """The loss of a model between its trained levels, against the PCHIP curve of log bpp through them.
 
-    By metric the loss in dB at equal rate: its mean over the qualities between, the largest, and the quality that has
-    it. `bits` is the mean difference in rate at equal PSNR, in percent; `levels_to_fixed` and `between_to_fixed` are
-    that of the trained levels and of the qualities between against the curve of fixed-rate models. None stands for a
-    value that does not exist: no point in the range of the other curve, a curve that does not rise, no fixed-rate
-    models.
-    """
+    For each metric, the loss in dB at equal rate: its mean over the qualities between levels, the largest, and the
+    quality of the largest. `bits` is the mean difference in rate at equal PSNR, in percent. `levels_to_fixed` and
+    `between_to_fixed` are the same, of the trained levels and of the qualities between, against the curve of fixed-rate
+    models. None stands for a missing value: no point in the range of the other curve, a curve that does not rise, or no
+    fixed-rate models."""
 
     mean: dict[str, float]
     largest: dict[str, float]
@@ -46,7 +45,7 @@ class Gap(NamedTuple):
 
 
 def ablations(models: Sequence["MeasuredModel"]) -> dict[str, list[Group]]:
-    """By the key of a choice, the groups of models that agree in all other choices."""
+    """For each choice, by key, the groups of models that agree in all other choices."""
     known = [measured for measured in models if measured.model.choices]
     groups = {key: _groups(known, key) for key in differing([m.model.choices for m in known])}
     return {key: found for key, found in groups.items() if found}
@@ -54,7 +53,7 @@ def ablations(models: Sequence["MeasuredModel"]) -> dict[str, list[Group]]:
 
 def _groups(measured: Sequence["MeasuredModel"], key: str) -> list[Group]:
     bound = _BOUND.get(key, ())
-    # A fixed-rate model has no gain unit: it is beside models with either kind.
+    # A fixed-rate model has no gain unit, so it stands beside models with either kind.
     gains = {m.model.choices.get(GAIN) for m in measured if not m.model.joined} if key == LEVELS else set()
     groups: dict[Hashable, list[MeasuredModel]] = {}
     for one in measured:
@@ -84,21 +83,21 @@ def _group(members: list["MeasuredModel"], key: str, bound: Sequence[str]) -> Gr
 
 
 def gaps(models: Sequence["MeasuredModel"]) -> list[tuple["MeasuredModel", Gap | str]]:
-    """For each model with qualities between its levels its loss there, or why that is unknown."""
+    """For each model with qualities between its levels, its loss there, or the reason why it is unknown."""
     fixed = [m for m in models if m.model.joined and len(m.curve.results["bpp"]) > 1]
     found = [(m, _gap(m.curve, _matching(m, fixed))) for m in models if not m.model.joined]
     return [(measured, gap) for measured, gap in found if gap is not None]
 
 
 def _matching(measured: "MeasuredModel", fixed: Sequence["MeasuredModel"]) -> Curve | None:
-    """The curve of the fixed-rate models that share all of this model's choices but those of its gain units."""
+    """The curve of the fixed-rate models that share all of this model's choices except those of its gain units."""
     keys = (LEVELS, GAIN, LAMBDAS)
     own = without(measured.model.choices, *keys)
     return next((one.curve for one in fixed if without(one.model.choices, *keys) == own), None)
 
 
 def _gap(curve: Curve, fixed: Curve | None) -> Gap | str | None:
-    """None for a curve without qualities between levels, and a reason where no loss can be given."""
+    """None for a curve without qualities between levels, and a reason if no loss can be given."""
     quality = np.array(curve.results.get("quality", []))
     trained = quality % 1 == 0
     if quality.size == 0 or trained.all():
@@ -123,7 +122,7 @@ def _part(curve: Curve, which: np.ndarray) -> Curve:
 
 
 def _extra_bits(anchor: Curve, test: Curve) -> float | None:
-    """Mean over the points of `test` of the difference in rate at equal PSNR, in percent."""
+    """Mean difference in rate at equal PSNR over the points of `test`, in percent."""
     metric = "psnr-rgb"
     expected = pchip(quality_db(anchor, metric), np.log(anchor.results["bpp"]), quality_db(test, metric))
     ratio = np.log(test.results["bpp"]) - expected

@@ -1,4 +1,4 @@
-"""Parts of pictures to look at."""
+"""Parts of pictures that are worth looking at."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ class Box(NamedTuple):
     height: int
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """That part of an (H, W, 3) array."""
+        """The part of an (H, W, 3) array."""
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def busiest_boxes(image: np.ndarray, width: int, height: int, steps: tuple[int, int], count: int = 1) -> list[Box]:
-    """The `count` boxes of `width` × `height` with the largest deviation of brightness, the largest first.
+    """The `count` boxes of `width` × `height` with the largest deviation of brightness, largest first.
 
-    Those tried lie `steps` (across, down) pixels apart; none may be larger than the picture (H, W, 3)."""
+    The candidates lie `steps` (across, down) pixels apart. None may be larger than the picture (H, W, 3)."""
     grey = image.mean(axis=2)
     across = range(0, image.shape[1] - width + 1, steps[0])
     down = range(0, image.shape[0] - height + 1, steps[1])

@@ -1,7 +1,7 @@
 """The charts of the report, as plotly figures: RD curves, learning curves, gain vectors.
 
-Every chart is a dictionary of views, {name: figure}. Colours stand out from a white and from a black page alike, so
-that a reader's colour scheme changes the template alone.
+Every chart is a dictionary of views, {name: figure}. Colours stand out from a white page and from a black one, so that
+only the template changes with a reader's colour scheme.
 """
 
 import math
@@ -22,7 +22,7 @@ from agvae.reporting.compare import MeasuredModel, Model, Panel
 
 Views = dict[str, go.Figure]
 
-# A view of RD: the metric of BD-rates, whether its values are drawn in dB, and the axis.
+# Each RD view: the metric of its BD-rates, whether its values are drawn in dB, and the axis.
 _RD_VIEWS = {
     "PSNR": ("psnr-rgb", True, "PSNR, RGB (dB)"),
     "MS-SSIM, dB": ("ms-ssim-rgb", True, "−10·log₁₀(1 − MS-SSIM) (dB)"),
@@ -36,18 +36,18 @@ _CURVES = {
     "train/grad_norm": "Gradient norm",
 }
 _LEARNING_POINTS = 400
-"""A longer learning curve is drawn as means over as many equal stretches."""
+"""A longer learning curve is drawn as the means over this many equal stretches."""
 
 COLORS = ("#2f7fd1", "#d9601a", "#0f8f6b", "#c2559f", "#a17a00", "#7d68d8", "#c9473f")
 PUBLISHED_COLORS = ("#6f7d8c", "#9a7748", "#4d86ad", "#748a3d")
 SYMBOLS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚", "x": "✖", "star": "★"}
-"""Plotly's symbols, and the same as characters."""
+"""Plotly's symbols, and the same symbols as characters."""
 _LEVEL_SCALE = [label_rgb(hex_to_rgb(COLORS[i])) for i in (0, 5, 3, 1)]  # low to high rate
 _DASHES = ("dash", "dashdot", "longdash")
 
 
 class Style(NamedTuple):
-    """The look of a model everywhere on the page: no two share colour and symbol."""
+    """The look of a model, which is the same everywhere on the page. No two share colour and symbol."""
 
     color: str
     symbol: str
@@ -88,7 +88,7 @@ def _figure(traces: Sequence[go.Scatter], x: str, y: str, **axes: Any) -> go.Fig
 def rd_views(panel: Panel) -> Views:
     """RD curves of a panel: models on top with marks at their points, other codecs dotted, published ones dashed."""
     background = {c.name for metric in ("psnr-rgb", "ms-ssim-rgb") for c in background_curves(metric)}
-    # Those that are shown come first, so that no two of them look alike.
+    # Visible models come first, so that no two of them look alike.
     published = sorted(panel.published, key=lambda curve: curve.name not in background)
     views = {}
     for view, (metric, db, axis) in _RD_VIEWS.items():
@@ -107,7 +107,7 @@ def rd_views(panel: Panel) -> Views:
             options = {"uid": f"codec-{curve.name}", "legendrank": 2}
             beside.append(_rd_trace(curve, metric, db, "", line=line, **options))
         models = [_model_trace(measured, metric, db) for measured in panel.models]
-        # From the back to the front; the legend has them the other way round.
+        # From back to front. The legend lists them in reverse.
         traces = [trace for trace in (*behind, *beside, *models) if trace.x]
         own = [trace for trace in models if trace.x] or traces
         views[view] = _figure(traces, "bits per pixel", axis, **_rd_axes(own, traces))
@@ -135,7 +135,7 @@ def _model_trace(measured: MeasuredModel, metric: str, db: bool) -> go.Scatter:
 
 
 def _rd_trace(curve: Curve, metric: str, db: bool, notes: Sequence[str], **options: Any) -> go.Scatter:
-    """A curve's finite points; `notes` are words for each point, or one text for all."""
+    """The finite points of a curve. `notes` are texts for each point, or one text for all."""
     rate = np.array(curve.results["bpp"], float)
     plain = curve.results.get(metric) or [math.nan] * len(rate)
     value = quality_db(curve, metric) if db else np.array(plain, float)
@@ -165,7 +165,8 @@ def _point(curve: Curve, i: int, note: str) -> str:
 
 
 def _rd_axes(own: Sequence[go.Scatter], traces: Sequence[go.Scatter]) -> dict[str, Any]:
-    """Axes over the models' own range with a margin; the rate is logarithmic when that is wider than one to eight."""
+    """Axes over the models' own range with a margin. The rate is logarithmic if its range is wider than one to
+    eight."""
     rate = [x for trace in own for x in trace.x if x > 0]
     if not rate:
         return {}
@@ -177,7 +178,7 @@ def _rd_axes(own: Sequence[go.Scatter], traces: Sequence[go.Scatter]) -> dict[st
         margin = 0.08 * (high - low) or 0.1 * high
         low, high = max(0.0, low - margin), high + margin
         xaxis = {"range": [low, high]}
-    # The others' values within that range of rates are to be seen too.
+    # The values of the others within that range of rates should be visible too.
     bottom = min(y for trace in own for y in trace.y)
     top = max(y for trace in (*own, *traces) for x, y in zip(trace.x, trace.y, strict=True) if low <= x <= high)
     margin = 0.05 * (top - bottom) or 0.01 * abs(top) or 1.0
@@ -185,7 +186,7 @@ def _rd_axes(own: Sequence[go.Scatter], traces: Sequence[go.Scatter]) -> dict[st
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis from `low` to `high`, with ticks at 1, 2 and 5, or over many decades at their powers alone."""
+    """A logarithmic axis from `low` to `high`, with ticks at 1, 2 and 5, or only at powers over many decades."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
     ticks = [tick for decade in decades for step in steps if low <= (tick := step * 10.0**decade) <= high]
@@ -197,10 +198,10 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
 
 
 def learning_views(training: Sequence[tuple[TrainingRun, Model]]) -> Views:
-    """A view for each metric that more than one point was logged of, with all runs."""
+    """A view, with all runs, for each metric with more than one logged point."""
     names = dict.fromkeys(name for run, _ in training for name, points in run.scalars.items() if len(points) > 1)
     known = [name for name in _CURVES if name in names]
-    # val/bpp_q0.5 and the like are the RD curves; a loss for each level makes six plots that say the same.
+    # Metrics such as val/bpp_q0.5 are the RD curves. A loss for each level would make six plots that show the same.
     again = ("val/bpp_q", "val/psnr_q", "val/ms_ssim_q", "train/loss_level_")
     more = [name for name in names if name not in _CURVES and not name.startswith(again)]
     views = {}
@@ -237,7 +238,7 @@ def learning_trace(run: TrainingRun, model: Model, name: str) -> go.Scatter:
 
 
 def gain_views(training: Sequence[tuple[TrainingRun, Model]]) -> Views:
-    """Gain vectors over channels (the paper's figure 1) and their inverses, a view for each run that has them."""
+    """Gain vectors over channels (the paper's figure 1) and their inverses, with a view for each run that has them."""
     having = [(run, model) for run, model in training if run.gains]
     labels = [model.label for _, model in having]
     return {

@@ -1,4 +1,4 @@
-"""The choices of a model's configuration: which differ between models, and their names on the page."""
+"""The choices of a model's configuration: which of them differ between models, and their names on the page."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -10,7 +10,7 @@ LEVELS, GAIN, ENTROPY, LAMBDAS = "model.gain.levels", "model.gain.name", "model.
 CONTEXT = "model.context.name"
 
 _SECTIONS = ("model", "init_from", "loss", "data", "optimizer", "scheduler", "ema", "validation", "trainer", "seed")
-# Where and how fast a run trains, and its validation, are no properties of its model; others follow from λ.
+# Where and how fast a run trains, and its validation, are not properties of its model. Others follow from λ.
 _IGNORED = {f"data.{key}" for key in ("cache", "cache_gib", "cache_dir", "num_workers", "shuffle_shards", "download")}
 _IGNORED |= {"data.val_images", "data.val_crop", "validation.qualities"}
 _IGNORED |= {f"loss.{key}" for key in ("ladder", "level_weights", "distortion")}
@@ -21,7 +21,8 @@ Choices = dict[str, Any]
 
 
 def choices_of(config: Mapping[str, Any]) -> Choices:
-    """The choices of a configuration, by dotted key: entropy as one word, λ of each level, or no λ if it is unknown."""
+    """The choices of a configuration by dotted key: entropy as one word, and λ of each level, or no λ if it is
+    unknown."""
     written = flat({name: config[name] for name in _SECTIONS if name in config})
     trainer = {f"trainer.{name}" for name in _TRAINER}
     kept = {
@@ -38,28 +39,28 @@ def choices_of(config: Mapping[str, Any]) -> Choices:
 
 
 def without(choices: Choices, *keys: str) -> Hashable:
-    """Something equal for choices that differ in `keys` alone."""
+    """A value that is equal for choices that differ only in `keys`."""
     return tuple(sorted((key, repr(value)) for key, value in choices.items() if key not in keys))
 
 
 def frozen(value: Any) -> Hashable:
-    """A choice's value, hashable."""
+    """The value of a choice, made hashable."""
     return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
 def differing(chosen: Sequence[Choices]) -> list[str]:
-    """Keys that have more than one value where they are known, the model's first."""
+    """Keys that have more than one known value. Those of the model come first."""
     keys = dict.fromkeys(key for choices in chosen for key in choices)
     found = [key for key in keys if len({frozen(choices[key]) for choices in chosen if key in choices}) > 1]
     return sorted(found, key=lambda key: _SECTIONS.index(key.partition(".")[0]))
 
 
 def short_names(chosen: Sequence[Choices], folders: Sequence[str], names: Sequence[str]) -> list[str]:
-    """A different name for each model: the choices that set it apart from most others.
+    """A unique name for each model: the choices that distinguish it from most others.
 
-    A choice that most models share is in no name, and a model of such choices alone has the "usual choices". Choices of
-    the model and the loss come first; sizes, λ, all others, and at last the folder follow where names are equal.
-    `names` are for models without a choice to tell."""
+    A choice that most models share appears in no name, and a model with only such choices has the "usual choices".
+    Choices of the model and the loss come first. If names are equal, sizes, λ, all others and finally the folder are
+    added. `names` are for models whose choices are unknown."""
     keys = differing(chosen)
     sizes = [key for key in keys if key.startswith("model.transforms.") and not key.endswith(".name")]
     first = [key for key in keys if key.startswith(("model.", "loss.")) and key not in (LAMBDAS, *sizes)] or keys
@@ -81,7 +82,7 @@ def _usual(chosen: Sequence[Choices], keys: Sequence[str]) -> set[tuple[str, Has
 
 def _name(choices: Choices, keys: Sequence[str], usual: set[tuple[str, Hashable]]) -> str:
     fixed = choices.get(LEVELS) == 1
-    # A model without a context is the rule; a fixed-rate one has no gain units.
+    # Most models have no context, and fixed-rate models have no gain units.
     silent = {(CONTEXT, "none")} | ({(key, choices.get(key)) for key in (LEVELS, GAIN)} if fixed else set())
     told = [(key, choices[key]) for key in keys if key in choices and (key, frozen(choices[key])) not in silent]
     rare = [(key, value) for key, value in told if (key, frozen(value)) not in usual]

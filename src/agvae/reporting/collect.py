@@ -1,4 +1,4 @@
-"""Collects the folders that `train.py` and `evaluate.py` leave; damaged or missing parts become notes."""
+"""Collects the folders that `train.py` and `evaluate.py` write. Damaged or missing parts become notes."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ Scalars = dict[str, list[tuple[int, float]]]
 _RUN_MARKS = (".hydra", "rd.csv", "results")
 _INSIDE_A_RUN = ("checkpoints", "csv", "results", "tensorboard", "wandb")
 _CONFIG = Path(".hydra") / "config.yaml"
-_RESOLVED = Path("config.yaml")  # of train.py: Hydra's own has the interpolations of a sweep in it
+_RESOLVED = Path("config.yaml")  # of train.py, because Hydra's own file contains the interpolations of a sweep
 _RD_COLUMNS = ("quality", "bpp", *SHORT.values())
 _CURVE_KEYS = (*RESULTS, "quality", "estimated_bpp")
 
@@ -31,11 +31,10 @@ _CURVE_KEYS = (*RESULTS, "quality", "estimated_bpp")
 class TrainingRun:
     """A run of `train.py`.
 
-    `config` is conf/train.yaml as the run resolved it, as nested dictionaries, and `facts` those of its model
-    (`agvae.facts`); `curve` is its last whole validation, at step `curve_step`, or None; `scalars` has the values of
-    its CSV logger, {metric: [(step, value)]} by rising step; `gains` has the gain vectors m and m′ of its last
-    checkpoint, each (levels, channels); `steps` is the last step that the folder shows.
-    """
+    `config` is conf/train.yaml as the run resolved it, as nested dictionaries, and `facts` are those of its model
+    (`agvae.facts`). `curve` is its last complete validation, at step `curve_step`, or None. `scalars` has the values of
+    its CSV logger, {metric: [(step, value)]} by rising step. `gains` has the gain vectors m and m′ of its last
+    checkpoint, each (levels, channels). `steps` is the last step that the folder shows."""
 
     path: Path
     config: dict[str, Any]
@@ -51,9 +50,8 @@ class TrainingRun:
 class EvaluationRun:
     """One data set of a run of `evaluate.py`.
 
-    `images` are the names of its images, None if per_image.csv is missing; `curves` are the means over them, one per
-    codec; `facts` are those of the model (`agvae.facts`), and `checkpoint` is the name of it on the command line.
-    """
+    `images` are the names of its images, or None if per_image.csv is missing. `curves` are the means over them, one per
+    codec. `facts` are those of the model (`agvae.facts`), and `checkpoint` is its name on the command line."""
 
     path: Path
     dataset: str
@@ -65,7 +63,7 @@ class EvaluationRun:
 
 @dataclass
 class Runs:
-    """All runs below some folders, and in `notes` a sentence on everything that could not be used."""
+    """All runs below some folders. `notes` has a sentence on everything that could not be used."""
 
     training: list[TrainingRun] = field(default_factory=list)
     evaluation: list[EvaluationRun] = field(default_factory=list)
@@ -127,7 +125,7 @@ def _read_config(path: Path, runs: Runs) -> dict[str, Any]:
         runs.note(path, f"has no {name}: its configuration is unknown")
         return {}
     try:
-        # Unresolved: ${run_dir} and the like have a meaning only while Hydra runs.
+        # Unresolved, because values such as ${run_dir} have a meaning only while Hydra runs.
         config: Any = OmegaConf.to_container(OmegaConf.load(path / name))
     except Exception as error:  # PyYAML's, OmegaConf's and the file system's
         runs.note(path, f"{name} cannot be read ({_first_line(error)}): its configuration is unknown")
@@ -136,7 +134,7 @@ def _read_config(path: Path, runs: Runs) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Raises OSError, and ValueError for anything but a JSON object."""
+    """Read a JSON object. Raises OSError, and ValueError for anything else."""
     content = json.loads(file.read_text())
     if not isinstance(content, dict):
         raise ValueError("it must hold a JSON object")
@@ -166,7 +164,7 @@ def _read_training(path: Path, config: dict[str, Any], runs: Runs) -> None:
 
 
 def _run_facts(path: Path, config: Mapping[str, Any], checkpoint: Mapping[str, Any], runs: Runs) -> dict[str, Any]:
-    """The facts in run.json, or where an older version or a damaged file has none, in the checkpoint and the
+    """The facts in run.json. If an older version or a damaged file has none, those in the checkpoint and the
     configuration."""
     known = {key: config[key] for key in ("model", "loss") if key in config}
     known |= {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if k in ("model", "loss")}
@@ -185,7 +183,7 @@ def _run_facts(path: Path, config: Mapping[str, Any], checkpoint: Mapping[str, A
 
 
 def _read_rd(path: Path, runs: Runs) -> tuple[Curve | None, int | None]:
-    """The last whole validation of rd.csv and its step."""
+    """The last complete validation of rd.csv and its step."""
     if not (path / "rd.csv").is_file():
         runs.note(path, "has no rd.csv, so it stopped before its first validation: it has no RD curve")
         return None, None
@@ -198,7 +196,7 @@ def _read_rd(path: Path, runs: Runs) -> tuple[Curve | None, int | None]:
         return None, None
     for name in set(columns) - {"step", *_RD_COLUMNS}:
         runs.note(path, f"rd.csv has the unknown metric {name}: left out")
-    # A step or quality that comes twice is that of a resumed run, which went over it once more.
+    # If a step or quality occurs twice, a resumed run repeated it.
     validations: dict[int, dict[float, dict[str, float]]] = {}
     broken = 0
     for line in lines:
@@ -221,7 +219,8 @@ def _read_rd(path: Path, runs: Runs) -> tuple[Curve | None, int | None]:
 
 
 def _read_scalars(path: Path, runs: Runs) -> Scalars:
-    """All versions of metrics.csv as one: a resumed run starts a new version, which holds from its first step on."""
+    """All versions of metrics.csv as one. A resumed run starts a new version, which replaces the older ones from its
+    first step on."""
     scalars: Scalars = {}
     for file in sorted(path.glob("csv/version_*/metrics.csv"), key=lambda file: (len(str(file)), file)):
         version: Scalars = {}
@@ -241,7 +240,7 @@ def _read_scalars(path: Path, runs: Runs) -> Scalars:
 
 
 def _read_checkpoint(path: Path, runs: Runs) -> dict[str, Any]:
-    """The newest checkpoint, mapped rather than read: only the parts in use come from disk."""
+    """The newest checkpoint. It is mapped, so only the parts in use are read from disk."""
     import torch
 
     files = [path / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")]
@@ -251,13 +250,13 @@ def _read_checkpoint(path: Path, runs: Runs) -> dict[str, Any]:
         return {}
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch.load raises nearly anything on a damaged file
+    except Exception as error:  # torch.load raises almost anything on a damaged file
         runs.note(path, f"{file.name} cannot be read ({type(error).__name__}): it has no gain vectors to show")
         return {}
 
 
 def _gains(checkpoint: dict[str, Any]) -> dict[str, np.ndarray]:
-    """m and m′ of the latent, as export would take them."""
+    """m and m′ of the latent, as an export would have them."""
     state = checkpoint.get("state_dict", {})
     weights = checkpoint.get("ema") or {name.removeprefix("model."): value for name, value in state.items()}
     names = {"gain": "gain.log_gain", "inverse": "gain.log_inverse"}
@@ -328,5 +327,5 @@ def _first_line(error: Exception) -> str:
 
 
 def finite(values: Sequence[float]) -> list[float]:
-    """Those that are neither NaN nor infinite."""
+    """The values that are neither NaN nor infinite."""
     return [value for value in values if math.isfinite(value)]

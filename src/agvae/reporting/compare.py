@@ -1,4 +1,4 @@
-"""Brings runs together: the models that they are of, and all curves that were measured on the same images."""
+"""Joins runs: their models, and all curves that were measured on the same images."""
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
@@ -19,11 +19,10 @@ Run = TrainingRun | EvaluationRun
 
 @dataclass(frozen=True)
 class Model:
-    """The subject of one curve: one trained model, or several of one rate each that make a curve together.
+    """The subject of one curve: one trained model, or several single-rate models that form a curve together.
 
-    `label` names it on the page, differently for each; `index` is its place among all, which gives its colour;
-    `choices` are those of its configuration, by dotted key, as far as they are known; `folders` its training runs.
-    """
+    `label` is its unique name on the page. `index` is its place among all, which sets its colour. `choices` are those
+    of its configuration by dotted key, as far as they are known. `folders` are its training runs."""
 
     label: str
     index: int
@@ -32,12 +31,12 @@ class Model:
 
     @property
     def joined(self) -> bool:
-        """Whether its curve has one model per λ."""
+        """Whether its curve consists of one model per λ."""
         return self.choices.get(LEVELS) == 1
 
 
 class MeasuredModel(NamedTuple):
-    """A model's curve over a set of images; `notes` has words on each point, e.g. "level 2" or "λ = 0.007"."""
+    """A model's curve over a set of images. `notes` has a text for each point, such as "level 2" or "λ = 0.007"."""
 
     model: Model
     curve: Curve
@@ -46,7 +45,7 @@ class MeasuredModel(NamedTuple):
 
 @dataclass
 class Panel:
-    """Everything that was measured on the same images, so that it can be compared."""
+    """All measurements on the same images, which can be compared."""
 
     title: str
     subtitle: str
@@ -58,7 +57,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of a report: its panels, real files first, and each training run with the model that it is (part) of."""
+    """The content of a report: its panels, those of real files first, and each training run with its model."""
 
     panels: list[Panel]
     models: list[Model]
@@ -67,9 +66,9 @@ class Comparison:
 
 
 def compare(runs: Runs) -> Comparison:
-    """Join runs by the identity that they carry, models by their configuration, and curves by their images."""
+    """Join runs by the identity that they store, models by their configuration, and curves by their images."""
     notes = list(runs.notes)
-    every: list[Run] = [*runs.training, *runs.evaluation]  # training first: it knows more of a model
+    every: list[Run] = [*runs.training, *runs.evaluation]  # training first, because it knows more about a model
     with_model = [run for run in every if isinstance(run, TrainingRun) or any(c.is_ours for c in run.curves)]
     chosen: dict[Hashable, Choices] = {}
     for run in with_model:
@@ -107,7 +106,8 @@ def compare(runs: Runs) -> Comparison:
 
 
 def _identity(run: Run) -> Hashable:
-    """Equal for all runs of one trained model: its training run's name, or else the model file's fingerprint."""
+    """A value that is equal for all runs of one trained model: the name of its training run, or else the fingerprint of
+    its model file."""
     own = run.path.resolve() if isinstance(run, TrainingRun) else run.checkpoint or run.path
     return run.facts.get("run") or run.facts.get("fingerprint") or str(own)
 
@@ -121,7 +121,7 @@ def _choices(run: Run, notes: list[str]) -> Choices:
 
 
 def _models(runs: Sequence[Run], chosen: dict[Hashable, Choices]) -> dict[Hashable, Model]:
-    """By identity, the model; those of one level that differ in λ alone are one."""
+    """The models by identity. Single-level models that differ only in λ become one."""
     members: dict[Hashable, list[Run]] = {}
     for run in runs:
         choices = chosen[_identity(run)]
@@ -163,7 +163,7 @@ def _note_ladders(models: Iterable[Model], notes: list[str]) -> None:
 
 
 def _panel(run: Run) -> tuple[Hashable, Panel]:
-    """The panel that a run's curves belong in, and its key."""
+    """The panel to which a run's curves belong, and its key."""
     if isinstance(run, EvaluationRun):
         count = f"{len(run.images)} image{'s' * (len(run.images) > 1)}" if run.images else "images"
         published = published_curves() if slug(run.dataset) == "kodak" else ()

@@ -1,9 +1,9 @@
-"""The W&B dashboard as code: a workspace for a project's runs, and a report on what the sweeps compare.
+"""The W&B dashboard as code: a workspace for a project's runs, and a report that compares the runs of each sweep.
 
     python -m agvae.reporting.dashboard                           build both and say what they show; no network
     python -m agvae.reporting.dashboard --publish ENTITY/PROJECT  save both at W&B, as the user who is logged in
 
-Needs the extra `dashboard`: pip install -e '.[dashboard]'.
+It needs the extra `dashboard`: pip install -e '.[dashboard]'.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Question(NamedTuple):
-    """What one sweep compares: the key of the configuration that it varies, its values, and words for a reader."""
+    """The comparison of one sweep: the key of the configuration that it varies, its values, and a description."""
 
     key: str
     values: tuple[str, ...]
@@ -52,9 +52,9 @@ _WIDTH, _HEIGHT = 24 // _PANELS_ABREAST, 8
 
 
 def workspace(entity: str, project: str) -> Workspace:
-    """A view of all runs of a project, with a section for each comparison; nothing is sent.
+    """A view of all runs of a project, with a section for each comparison. Nothing is sent.
 
-    Raises ConfigError without the extra."""
+    Raises ConfigError if the extra is not installed."""
     ws, wr = _libraries()
     sections = {
         "Rate and distortion": _curves(wr),
@@ -77,13 +77,13 @@ def workspace(entity: str, project: str) -> Workspace:
 
 
 def report(entity: str, project: str) -> Report:
-    """A page that puts each comparison's question, its runs and its answer one below the other; nothing is sent.
+    """A page that shows each comparison's question, its runs and its answer. Nothing is sent.
 
-    Raises ConfigError without the extra."""
+    Raises ConfigError if the extra is not installed."""
     _, wr = _libraries()
     blocks = []
     for comparison, more in ((GAIN_VECTORS, _gains(wr)), (ENTROPY, _bits(wr))):
-        # Without an entity a set of runs is the report's own project, and making it asks nobody.
+        # Without an entity, a set of runs belongs to the report's own project, and nothing is requested.
         runs = wr.Runset(name=comparison.key, filters=f"Config('{comparison.key}') in {list(comparison.values)}")
         panels = [*_curves(wr), *_comparison(wr, comparison), *more]
         for number, panel in enumerate(panels):
@@ -102,7 +102,7 @@ def report(entity: str, project: str) -> Report:
 
 
 def _curves(wr: Any) -> list[Any]:
-    """RD curves of the runs over each other, from each run's newest table."""
+    """RD curves of the runs in one plot, from the newest table of each run."""
     query = {"summaryTable": {"tableKey": "rd/curve_table"}}
     return [
         wr.CustomChart(
@@ -116,7 +116,7 @@ def _curves(wr: Any) -> list[Any]:
 
 
 def _comparison(wr: Any, comparison: Question) -> list[Any]:
-    """Runs with the same value of what is compared as one line, with their spread."""
+    """One line, with its spread, for all runs that have the same value of the compared key."""
     grouped = {"groupby": wr.Config(comparison.key), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     bd_rates = [f"val/bd_rate_{anchor}_psnr" for anchor in PUBLISHED_AS]
     return [
@@ -157,7 +157,7 @@ def _libraries() -> tuple[Any, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build both and say what they show, or publish them; wrong usage ends with status 2, a refusal of W&B with 1."""
+    """Build both and print what they show, or publish them. Wrong usage ends with status 2, a refusal by W&B with 1."""
     parser = Parser(prog="python -m agvae.reporting.dashboard", description=__doc__.splitlines()[0])
     parser.add_argument("--publish", metavar="ENTITY/PROJECT", help="save both at W&B, where you are logged in")
     exit_on_error(_build, parser.parse_args(arguments).publish)
@@ -181,7 +181,7 @@ def _build(target: str | None) -> None:
     try:
         print(f"workspace: {view.save().url}")
         print(f"report: {page.save().url}")
-    except Exception as error:  # of W&B's libraries, from no network to no such team
+    except Exception as error:  # from W&B's libraries, for anything from no network to no such team
         raise DataError(f"W&B refused the upload: {' '.join(str(error).split())}") from error
 
 

@@ -1,6 +1,6 @@
-"""Figures: rate-distortion plots, gain vectors, where the bits go, decoded pictures.
+"""Figures: rate-distortion plots, gain vectors, the distribution of bits, decoded pictures.
 
-Matplotlib is imported when one is drawn, and no display is needed.
+Matplotlib is imported when a figure is drawn, and no display is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOG_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 _NO_RATE = 1e-5  # bpp; a channel below has fewer than 8 bits in a picture of 768×512
 INK, _GRID = "#22262b", "#e3e6ea"
 _OURS = ("#d6261d", "#7a2fb5", "#00796b")
-# Okabe and Ito's palette without its red: told apart by colour-blind readers too.
+# Okabe and Ito's palette without its red, which colour-blind readers can distinguish too.
 _MEASURED = ("#0072b2", "#e69f00", "#009e73", "#56b4e9", "#cc79a7", "#8c6d31")
 _PUBLISHED = ("#3f4750", "#7d8791", "#a9773f", "#5b7fa6", "#7f9a63", "#9a7fa6", "#b0a040", "#5fa0a0")
 _DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
@@ -32,11 +32,10 @@ _DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] = (), title: str = "") -> Figure:
     """A rate-distortion plot of `metric` ("psnr-rgb" or "ms-ssim-rgb", the latter in dB) over bits per pixel.
 
-    An agvae model (`Curve.is_ours`) is on top, with dots at its trained levels; the line between them is the
-    same model at qualities in between. Other codecs of the run are thinner lines, and `published` curves are
-    dashed. The axes show the model's own range with a margin; the rate is logarithmic when that is wider than
-    one to eight. Points without the metric are left out.
-    """
+    An agvae model (`Curve.is_ours`) is on top, with dots at its trained levels; the line between them is the same model
+    at intermediate qualities. Other codecs of the run are thinner lines, and `published` curves are dashed. The axes
+    show the model's own range with a margin; the rate is logarithmic if its range is wider than one to eight. Points
+    without the metric are left out."""
     figure = new_figure(9, 5.2)
     front, beside, behind = _draw_rd(figure.add_subplot(), curves, metric, published, title)
     _legend(figure, {"this run": [*front, *beside], "published": behind}, "outside right upper")
@@ -48,8 +47,8 @@ def rd_pair_figure(
 ) -> Figure:
     """Two rate-distortion plots side by side: PSNR, and MS-SSIM in dB, as `rd_figure` draws them.
 
-    `published` has the curves behind by metric, `small` our models that stand back as thin lines. A model trained for
-    MS-SSIM (`optimized_for` "ms-ssim") is left out of the plot in PSNR."""
+    `published` has the background curves by metric. `small` are those of our models that are drawn as thin lines. A
+    model trained for MS-SSIM (`optimized_for` "ms-ssim") is left out of the PSNR plot."""
     figure = new_figure(13, 5.6)
     groups: dict[str, dict[str, Any]] = {}
     for axes, metric in zip(figure.subplots(1, 2), published, strict=True):
@@ -78,13 +77,13 @@ def _legend(figure: Figure, groups: Mapping[str, Sequence[Any]], place: str) -> 
 def _draw_rd(
     axes, curves: Sequence[Curve], metric: str, published: Sequence[Curve], title: str, small: Sequence[Curve] = ()
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """Draw one plot; gives the lines of our models, of the run's other codecs, and of the published curves."""
+    """Draw one plot. Returns the lines of our models, of the run's other codecs, and of the published curves."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     ours = [curve for curve in curves if curve.is_ours]
     others = [curve for curve in curves if not curve.is_ours]
 
-    # Drawn from the back to the front, listed from the front to the back.
+    # Drawn from back to front, listed from front to back.
     behind = [
         _draw(axes, curve, metric, color, linestyle=dash, linewidth=1.4)
         for curve, color, dash in zip(published, cycle(_PUBLISHED), cycle(_DASHES), strict=False)
@@ -141,7 +140,8 @@ def gain_figure(gains: np.ndarray, inverses: np.ndarray, title: str = "") -> Fig
 
 
 def channel_rate_figure(rates: np.ndarray, title: str = "") -> Figure:
-    """Where the bits go: the rate (bpp) of each channel of y, largest first, from (n, C), one line for each level."""
+    """The distribution of bits: the rate (bpp) of each channel of y, largest first, from (n, C), one line for each
+    level."""
     figure = new_figure(9, 4.6)
     axes = figure.add_subplot()
     for level, (rate, color) in enumerate(zip(rates, _rising_colors(len(rates)), strict=True)):
@@ -156,17 +156,16 @@ def channel_rate_figure(rates: np.ndarray, title: str = "") -> Figure:
 
 
 ERROR_RANGE = 32
-"""Absolute error, of 255, that an error map shows in its brightest colour, in every figure."""
+"""Absolute error, out of 255, that every error map shows in its brightest colour."""
 
 
 def reconstruction_figure(
     original: np.ndarray, decoded: Sequence[np.ndarray], labels: Sequence[str], title: str = ""
 ) -> Figure:
-    """A picture, its reconstructions and below each its error map, pixel for pixel: (H, W, 3) uint8 arrays.
+    """A picture, its reconstructions, and below each its error map, pixel for pixel: (H, W, 3) uint8 arrays.
 
-    The error is the mean over colours of |x̂ − x|, black at 0 and brightest at `ERROR_RANGE`. Under each
-    reconstruction stand its label and its PSNR.
-    """
+    The error is the mean over colours of |x̂ − x|, black at 0 and brightest at `ERROR_RANGE`. The label and the PSNR
+    are below each reconstruction."""
     height, width = original.shape[:2]
     gap, text, dpi = 8, 40, 100
     pixels = (gap + (width + gap) * (1 + len(decoded)), text + 2 * (height + text) + gap)
@@ -196,7 +195,7 @@ def rendered(figure: Figure) -> np.ndarray:
 
 
 def new_figure(width: float, height: float, dpi: int = 150, layout: str | None = "constrained") -> Figure:
-    """An empty white figure of so many inches, drawn without a display."""
+    """An empty white figure of the given size in inches, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -206,7 +205,7 @@ def new_figure(width: float, height: float, dpi: int = 150, layout: str | None =
 
 
 def dress(axes, title: str, x_label: str, y_label: str) -> None:
-    """Title, labels, grid and colours as all figures have them."""
+    """Title, labels, grid and colours, the same for all figures."""
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
@@ -218,7 +217,7 @@ def dress(axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def plain_log_ticks(axis) -> None:
-    """Ticks for a logarithmic axis of few decades: 1, 2 and 5 of each, written as plain numbers."""
+    """Ticks for a logarithmic axis of few decades: 1, 2 and 5 of each, as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -227,7 +226,8 @@ def plain_log_ticks(axis) -> None:
 
 
 def _rising_colors(count: int) -> list[tuple[float, ...]]:
-    """Colours from dark to light for levels from low to high rate; the lightest of the map would not show on white."""
+    """Colours from dark to light for levels from low to high rate. The lightest of the map would not be visible on
+    white."""
     from matplotlib import colormaps
 
     return [tuple(color) for color in colormaps["viridis"](np.linspace(0, 0.85, count))]
@@ -253,7 +253,7 @@ def _draw(axes, curve: Curve, metric: str, color: str, **style):
 
 
 def _heights(curves: Sequence[Curve], metric: str, rate: float) -> list[float]:
-    """Each curve's quality (dB) at a rate (bpp), or at its own end; none for a curve that starts later."""
+    """The quality (dB) of each curve at a rate (bpp), or at its own end. None for a curve that starts later."""
     heights = []
     for curve in curves:
         order = np.argsort(_points(curve, metric)[0])

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing but itself, from a `Comparison`."""
+"""The report: one self-contained HTML page, made from a `Comparison`."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from agvae.reporting.compare import Comparison, Model, Panel
 def render(comparison: Comparison, title: str) -> str:
     """The page as text.
 
-    Raises ConfigError where plotly or jinja2 is not installed."""
+    Raises ConfigError if plotly or jinja2 is not installed."""
     try:
         from jinja2 import Environment, PackageLoader
         from plotly.io.json import to_json_plotly
@@ -30,7 +30,7 @@ def render(comparison: Comparison, title: str) -> str:
     except ImportError as error:
         raise ConfigError(f"a report needs {error.name}, which is not installed: pip install -e '.[report]'") from None
 
-    # Two evaluations of one data set may be over other images: the number makes their names in links differ.
+    # Two evaluations of one data set may use different images. The number makes their names in links unique.
     panels = [_panel(panel, f"{slug(panel.title)}-{i}") for i, panel in enumerate(comparison.panels, 1)]
     scopes = {f"rd-{panel['id']}": charts.rd_views(panel["panel"]) for panel in panels}
     scopes |= {"learning": charts.learning_views(comparison.training), "gains": charts.gain_views(comparison.training)}
@@ -65,7 +65,7 @@ def render(comparison: Comparison, title: str) -> str:
 
 
 def _runs(training: Sequence[tuple[TrainingRun, Model]]) -> dict[str, Any]:
-    """The table of runs, with the part that all paths of their folders share."""
+    """The table of runs, without the part that the paths of all folders share."""
     several = len(training) > 1
     root = os.path.commonpath([run.path.absolute() for run, _ in training]) if several else None
     return {"root": root, "rows": [_run(run, model, root) for run, model in training]}
@@ -113,7 +113,8 @@ def _panel(panel: Panel, name: str) -> dict[str, Any]:
 
 
 def _anchors(rates: Sequence[tuple[Any, Mapping[str, Any]]], measured: Sequence[str]) -> list[dict[str, Any]]:
-    """By anchor, published ones first, then those `measured` in their order, the BD-rates of every model against it."""
+    """For each anchor, the published ones first and then those `measured` in their order, the BD-rates of every model
+    against it."""
     sources = {name: rate["source"] for _, own in rates for name, rate in own.items()}
     published = [name for name, source in sources.items() if source == "published"]
     ordered = published + [name for name in measured if name in sources]
@@ -124,7 +125,7 @@ def _anchors(rates: Sequence[tuple[Any, Mapping[str, Any]]], measured: Sequence[
 
 
 def _where(group: Group, groups: Sequence[Group]) -> str:
-    """Words for the choices that set a group apart from the other groups of the same choice."""
+    """The choices that distinguish a group from the other groups of the same choice, as text."""
     same: list[Choices] = [other.same for other in groups]
     return ", ".join(say(key, group.same[key]) for key in differing(same) if key in group.same)
 

@@ -1,4 +1,4 @@
-"""The distributions that code a latent: the nearest Gaussian, the histogram to expect, and where bits go."""
+"""The distributions that code a latent: the nearest Gaussian, the expected histogram, and the distribution of bits."""
 
 import math
 
@@ -12,10 +12,10 @@ from agvae.strides import Y_PER_Z
 
 
 def gaussian_of(parameters: Parameters, form: str, tail: float = 0.0) -> Parameters:
-    """The Gaussian nearest to each asymmetric one of `form`: that of the same mean and variance.
+    """The Gaussian nearest to each asymmetric one of `form`: the one with the same mean and variance.
 
-    Of all Gaussians it is the one with the least Kullback-Leibler divergence from the asymmetric one, so the fewest
-    bits where that is right. Moments about μ: `half_mass` (σ_r − σ_l)/√(2π) and (σ_l² + σ_r²)/2; `two_piece`
+    Of all Gaussians, it has the smallest Kullback-Leibler divergence from the asymmetric one, so it needs the fewest
+    bits if the asymmetric one is right. Moments about μ: `half_mass` (σ_r − σ_l)/√(2π) and (σ_l² + σ_r²)/2; `two_piece`
     √(2/π)·(σ_r − σ_l) and σ_l² − σ_l·σ_r + σ_r². A `tail` multiplies them by the mean ratio and the mean square ratio
     of its two parts, and the symmetric one has the same tail."""
     mu, left, right = parameters
@@ -30,12 +30,13 @@ def gaussian_of(parameters: Parameters, form: str, tail: float = 0.0) -> Paramet
 
 
 def bits(y_hat: Tensor, parameters: Parameters, form: str, tail: float = 0.0) -> Tensor:
-    """−log2 of each ŷ's probability, at most 30 as in a loss."""
+    """−log2 of the probability of each ŷ, at most 30, as in a loss."""
     return -likelihood(y_hat, *parameters, form, tail).clamp(min=LIKELIHOOD_MIN).log2()
 
 
 def expected_histogram(centres: Tensor, parameters: Parameters, form: str, tail: float = 0.0) -> Tensor:
-    """(bins,): share of elements in a bin of width 1 around each centre, by the mean of the elements' own models.
+    """(bins,): the share of elements in a bin of width 1 around each centre, as the mean over the models of the
+    elements.
 
     `parameters` are those of the elements, flat."""
     rows = (likelihood(centre, *parameters, form, tail).mean() for centre in centres)
@@ -43,6 +44,6 @@ def expected_histogram(centres: Tensor, parameters: Parameters, form: str, tail:
 
 
 def bit_map(coded: CodedLatent) -> Tensor:
-    """(B, H/16, W/16): bits spent at each place, those of z spread evenly over the 16 latents that each serves."""
+    """(B, H/16, W/16): bits at each place. Those of z are spread evenly over the 16 latents that each serves."""
     z_bits = coded.z_bits.sum(1, keepdim=True) / Y_PER_Z**2
     return coded.y_bits.sum(1) + F.interpolate(z_bits, scale_factor=Y_PER_Z, mode="nearest")[:, 0]

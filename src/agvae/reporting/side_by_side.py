@@ -1,7 +1,7 @@
-"""One photo as several codecs give it back at one rate: `python -m agvae.reporting.side_by_side PHOTO -o OUT.png`.
+"""One photo decoded by several codecs at one rate: `python -m agvae.reporting.side_by_side PHOTO -o OUT.png`.
 
-The classical codecs take the largest file within the rate, and so does each model. One part of the photo is shown,
-large enough to judge by eye, under each codec's name with its rate, PSNR and MS-SSIM.
+Each classical codec and each model makes the largest file within the rate. One part of the photo is shown, large enough
+to judge by eye, below each codec's name with its rate, PSNR and MS-SSIM.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MODELS = ("agvae-mse", "agvae-msssim")
 
 
 class Shown(NamedTuple):
-    """A picture (H, W, 3) uint8 under its codec's name, and a line that says what it costs and how good it is."""
+    """A picture (H, W, 3) uint8 with the name of its codec, and a line with its rate and quality."""
 
     name: str
     image: np.ndarray
@@ -36,7 +36,7 @@ class Shown(NamedTuple):
 
 
 def side_by_side(pictures: Sequence[Shown], part: Box, title: str = "", columns: int = 3) -> Figure:
-    """The same part of each picture in a grid, pixels drawn as squares."""
+    """The same part of each picture in a grid, with pixels drawn as squares."""
     rows = -(-len(pictures) // columns)
     wide, gap, text, heading = 4.0, 0.12, 0.42, 0.36 if title else 0.05  # inches
     tall = wide * part.height / part.width
@@ -57,9 +57,9 @@ def side_by_side(pictures: Sequence[Shown], part: Box, title: str = "", columns:
 
 
 def at_one_rate(image: np.ndarray, bpp: float, codecs: Sequence[str], models: Sequence[str]) -> list[Shown]:
-    """The picture (H, W, 3) uint8 itself, then as each codec and each model gives it back at `bpp` or just below.
+    """The picture (H, W, 3) uint8 itself, and then as each codec and each model decodes it at `bpp` or just below.
 
-    Raises DataError if a codec or a model cannot have that rate."""
+    Raises DataError if a codec or a model cannot reach that rate."""
     from agvae.codec import open_codec
     from agvae.evaluation import at_rate, classical_codec
     from agvae.evaluation.classical import CODEC_TITLES

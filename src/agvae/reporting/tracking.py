@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains: in W&B everything, in TensorBoard its figures and histograms."""
+"""Logs what a training run shows of itself: in W&B everything, in TensorBoard figures and histograms."""
 
 import tempfile
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ _CROP = 256
 
 @dataclass
 class Gathered:
-    """What a validation has given: the run's step, the RD curve's points, a row for each image and quality, the
-    rates of the channels at each quality, the panel (name, original, decoded pictures and their labels), one crop,
-    and of the model its gain vectors, by name, and log σ_l − log σ_r over that crop's latent, by level."""
+    """The results of a validation: the run's step, the points of the RD curve, a row for each image and quality, the
+    rates of the channels at each quality, the panel (name, original, decoded pictures and their labels) and one crop.
+    Of the model, its gain vectors, by name, and log σ_l − log σ_r over the latent of that crop, by level."""
 
     step: int = 0
     points: list[dict[str, float]] = field(default_factory=list)
@@ -53,7 +53,8 @@ class Gathered:
 
 @dataclass
 class Media:
-    """What is shown of a validation, by key: captioned pictures, values for histograms, tables as (columns, rows)."""
+    """The content shown for a validation, by key: captioned pictures, values for histograms, tables as
+    (columns, rows)."""
 
     pictures: dict[str, list[tuple[np.ndarray, str]]] = field(default_factory=dict)
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
@@ -61,15 +62,15 @@ class Media:
 
 
 class Tracking(Callback):
-    """Shows the model at validations: RD curve, pictures, gain vectors, where the bits go; at the end, the model.
+    """Shows the model at validations: RD curve, pictures, gain vectors and the distribution of bits. At the end, logs
+    the model.
 
-    When all of Kodak is validated on, in whole pictures, its BD-rates in percent against the published curves of
+    If validation covers all of Kodak in whole pictures, the BD-rates in percent against the published curves of
     `PUBLISHED_AS` go to every logger, as `val/bd_rate_<anchor>_<psnr|ms_ssim>`, and checkpoints may monitor them.
     Figures, histograms and tables are logged at the first validation, whenever the step has grown by the factor
-    `growth` since, and at the end. `pictures` is how many the panel of reconstructions has, `qualities` at which
-    (None: the lowest, the middle and the highest level), `checkpoints` the folder whose best.ckpt (or else
-    last.ckpt) becomes W&B's model artifact. What fails here is a warning and never ends a run.
-    """
+    `growth` since, and at the end. `pictures` is the number of pictures in the panel of reconstructions. `qualities`
+    are those of the panel (None: the lowest, the middle and the highest level). `checkpoints` is the folder whose
+    best.ckpt (or else last.ckpt) becomes W&B's model artifact. A failure here is a warning and never ends a run."""
 
     def __init__(
         self, checkpoints: str | Path, pictures: int = 4, qualities: Sequence[float] | None = None, growth: float = 1.2
@@ -83,7 +84,7 @@ class Tracking(Callback):
         self.shown_step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the panel's qualities. Raises ConfigError for one that is not validated at."""
+        """Choose the qualities of the panel. Raises ConfigError if the run does not validate at one of them."""
         top = pl_module.model.levels - 1
         self.qualities = self.qualities or sorted({0.0, float(top // 2), float(top)})
         if missing := [quality for quality in self.qualities if quality not in pl_module.qualities]:
@@ -131,14 +132,14 @@ class Tracking(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        points = pl_module.curve.compute()  # gathers over ranks, so every rank asks
+        points = pl_module.curve.compute()  # gathers over ranks, so every rank must call it
         if _has_whole_kodak(trainer):
             for name, percent in _bd_rates(rd_curve(points)).items():
                 pl_module.log(name, percent)
         if not _shows(trainer):
             return
         self.gathered.points = points
-        with self.forgiving:  # here, not later: until the end of this hook the weights are the averaged ones
+        with self.forgiving:  # here and not later, because the weights are the averaged ones until the end of this hook
             model = pl_module.model
             if not isinstance(model, AGVAE):
                 return
@@ -179,7 +180,7 @@ class Tracking(Callback):
 
 
 def _bd_rates(curve: Curve) -> dict[str, float]:
-    """BD-rates by logged name; those that do not exist (yet) are left out."""
+    """BD-rates by logged name. Those that do not exist (yet) are left out."""
     anchors = {anchor.name: anchor for anchor in published_curves()}
     rates = {
         f"val/bd_rate_{short}_{SHORT[metric]}": bd_rate(anchors[name], curve, metric).percent
@@ -190,7 +191,7 @@ def _bd_rates(curve: Curve) -> dict[str, float]:
 
 
 def _best(qualities: Sequence[float]) -> dict[str, str]:
-    """Which way is better, for each logged scalar that has one: its best is kept in W&B's summary."""
+    """The better direction of each logged scalar that has one. W&B's summary keeps its best value."""
     better = {"val/loss": "min", "train/loss": "min"}
     better |= {f"val/bd_rate_{anchor}_{metric}": "min" for anchor in PUBLISHED_AS for metric in SHORT.values()}
     ways = {"bpp": "min", "psnr": "max", "ms_ssim": "max"}
@@ -256,7 +257,7 @@ def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> N
     from agvae.codec.model_file import from_checkpoint, read_checkpoint
 
     kept = [path for name in ("best.ckpt", "last.ckpt") if (path := checkpoints / name).exists()]
-    if is_peer(config := read_checkpoint(kept[0]).config):  # its checkpoint is its only file
+    if is_peer(config := read_checkpoint(kept[0]).config):  # its only file is its checkpoint
         artifact = wandb.Artifact(
             f"{config['architecture']}-{run.id}", "model", metadata={"model": config, "rd": points}
         )
@@ -265,7 +266,7 @@ def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> N
         return
     model = from_checkpoint(kept[0])
     artifact = wandb.Artifact(f"agvae-{run.id}", "model", metadata={**model_facts(model), "rd": points})
-    with tempfile.TemporaryDirectory() as folder:  # W&B takes a copy
+    with tempfile.TemporaryDirectory() as folder:  # W&B makes a copy
         path = Path(folder, "model.safetensors")
         model.save(path)
         artifact.add_file(str(path))
@@ -273,7 +274,7 @@ def _log_model(run: Any, checkpoints: Path, points: list[dict[str, float]]) -> N
 
 
 def _skew(model: AGVAE, x: Tensor) -> dict[int, np.ndarray]:
-    """log σ_l − log σ_r of each element of y, by level; nothing for a symmetric model."""
+    """log σ_l − log σ_r of each element of y, by level. Empty for a symmetric model."""
     if model.symmetric:
         return {}
     of_levels = ((level, model.code(model.g_a(x), level).parameters) for level in range(model.levels))
@@ -295,7 +296,7 @@ def _has_kodak(trainer: Trainer) -> bool:
 
 
 def _has_whole_kodak(trainer: Trainer) -> bool:
-    """Whether validation runs over what the published curves are means of."""
+    """Whether validation covers the pictures over which the published curves are means."""
     return _has_kodak(trainer) and not _is_cropped(trainer) and sum(trainer.num_val_batches) == KODAK_IMAGES
 
 
@@ -312,7 +313,7 @@ def _title(trainer: Trainer) -> str:
 
 
 def _centre(images: Tensor) -> Tensor:
-    """The middle of pictures (B, C, H, W), at most 256 × 256; sides that are multiples of 64 stay so."""
+    """The middle of pictures (B, C, H, W), at most 256 × 256. Sides that are multiples of 64 stay so."""
     height, width = (min(side, _CROP) for side in images.shape[-2:])
     top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
     return images[..., top : top + height, left : left + width]

@@ -1,8 +1,9 @@
-"""The paper's figures and tables, each one command: `python -m agvae.reporting.paper COMMAND --help`.
+"""The paper's figures and tables, one command for each: `python -m agvae.reporting.paper COMMAND --help`.
 
-figure1 gain vectors · figure2 entropy models over a latent · figures3-6 codecs side by side at one rate · equations
-what gain units cost · rd rate-distortion plots. Each writes a picture or table into --output with the numbers behind it
-as JSON; an error is one line on standard error, status 2 for wrong usage and 1 for input that cannot be used.
+figure1: gain vectors. figure2: entropy models over a latent. figures3-6: codecs side by side at one rate. equations:
+the cost of gain units. rd: rate-distortion plots. Each command writes a picture or table into --output, with its
+numbers as JSON. An error is one line on standard error, with status 2 for wrong usage and 1 for input that cannot be
+used.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The commands, one for each figure or table: each reads its inputs, draws or counts, and writes its files."""
+"""The commands, one for each figure or table. Each reads its inputs, draws or counts, and writes its files."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from agvae.errors import ConfigError, DataError
 from agvae.reporting.paper.files import load, save, table, write, write_json
 from agvae.reporting.paper.pictures import PAPER_TARGETS, Result, at_target, boxes_of, ours_at_rate
 
-# torch and what needs it are imported by the commands: a wrong argument is reported before that.
+# The commands import torch and modules that need it, so that a wrong argument is reported first.
 
 if TYPE_CHECKING:
     from agvae.evaluation import Curve
@@ -50,8 +50,9 @@ def figure1(options: argparse.Namespace) -> None:
 def figure2(options: argparse.Namespace) -> None:
     """The channel that takes most bits, its histogram, the entropy models over it, and their variances.
 
-    The asymmetric model's symmetric counterpart on the same latent is, element by element, the Gaussian of the same
-    mean and variance. With --symmetric a second model, trained so, is shown on its own latent at equal PSNR."""
+    The symmetric counterpart of the asymmetric model on the same latent is, for each element, the Gaussian of the same
+    mean and variance. With --symmetric, a second model that was trained symmetric is shown on its own latent at equal
+    PSNR."""
     from agvae.codec import open_codec
     from agvae.reporting.latents import bits, gaussian_of
     from agvae.reporting.paper.figures import latent_figure
@@ -92,10 +93,10 @@ def figure2(options: argparse.Namespace) -> None:
 
 
 def figures3_6(options: argparse.Namespace) -> None:
-    """Pictures beside each other at one rate: original, AG-VAE [MS-SSIM], AG-VAE [MSE], and other codecs.
+    """Pictures side by side at one rate: original, AG-VAE [MS-SSIM], AG-VAE [MSE], and other codecs.
 
-    The codecs take the target rate, or as much of it as their steps allow; AG-VAE takes 99 to 100 % of the first one's.
-    A codec that is not installed is named and left out."""
+    The codecs take the target rate, or as much of it as their steps allow. AG-VAE takes 99 to 100 % of the rate of the
+    first one. A codec that is not installed is named and left out."""
     from agvae.codec import open_codec
     from agvae.reporting.paper.figures import comparison_figure
 
@@ -112,7 +113,7 @@ def figures3_6(options: argparse.Namespace) -> None:
             )
     targets = options.target or PAPER_TARGETS
     images = {picture: load(options.images, picture) for picture, _ in targets}
-    # Before any codec runs: some take minutes.
+    # Checked before any codec runs, because some take minutes.
     boxes = {picture: boxes_of(options.box, picture, image) for picture, image in images.items()}
     for picture, bpp in targets:
         image = images[picture]
@@ -131,7 +132,8 @@ def figures3_6(options: argparse.Namespace) -> None:
 
 
 def equations(options: argparse.Namespace) -> None:
-    """Equations 1 and 2: what CVR and HCVR cost, counted and by the formula; and what each part of the model costs."""
+    """Equations 1 and 2: the cost of CVR and HCVR, counted and by the formula, and the cost of each part of
+    the model."""
     from agvae.codec import open_codec
     from agvae.evaluation.complexity import DECODER, ENCODER, GAIN_UNITS, gain_costs, part_costs, total
 
@@ -172,7 +174,8 @@ def equations(options: argparse.Namespace) -> None:
 
 
 def rd(options: argparse.Namespace) -> None:
-    """RD plots in PSNR and in MS-SSIM dB of curves that evaluate.py wrote; on Kodak the published ones are behind."""
+    """RD plots in PSNR and in MS-SSIM dB of curves that evaluate.py wrote. On Kodak, the published curves are drawn
+    behind."""
     from agvae.evaluation import background_curves
     from agvae.reporting.figures import rd_figure
 
@@ -212,7 +215,7 @@ def _run_of(path: Path) -> str:
 
 
 def _others(names: Sequence[str], programs: dict[str, str]) -> list["ClassicalCodec"]:
-    """The codecs that can be run; of each of the others a line says how to get it."""
+    """The codecs that can be run. For each of the others, a line says how to get it."""
     from agvae.evaluation import available_codecs
 
     codecs, missing = available_codecs(names, programs)

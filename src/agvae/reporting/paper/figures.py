@@ -20,7 +20,7 @@ BOX_COLOURS = ("#ffd400", "#ff3fa4", "#00d5ff", "#7dff3a")
 
 
 class ModelCurve(NamedTuple):
-    """A model over a histogram: what it is called, whether it is symmetric, and the shares that it expects at `x`."""
+    """A model over a histogram: its name, whether it is symmetric, and the shares that it expects at `x`."""
 
     label: str
     symmetric: bool
@@ -29,7 +29,7 @@ class ModelCurve(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Values whose histogram, in bins of width 1 centred on the integers, is drawn with models over it."""
+    """Values whose histogram is drawn, in bins of width 1 centred on the integers, with models over it."""
 
     label: str
     values: np.ndarray
@@ -37,7 +37,7 @@ class Histogram(NamedTuple):
 
 
 class LatentRow(NamedTuple):
-    """One row of figure 2: two histograms and the variances (elements,) of each side; sigma_r² is None if symmetric."""
+    """One row of figure 2: two histograms and the variances (elements,) of each side. sigma_r² is None if symmetric."""
 
     title: str
     histograms: tuple[Histogram, Histogram]
@@ -60,7 +60,7 @@ def latent_figure(rows: Sequence[LatentRow]) -> Figure:
 
 def _draw_histogram(axes, histogram: Histogram) -> None:
     values = np.round(histogram.values)
-    # The rare values far out would leave no room for the others.
+    # Rare values far out would leave no room for the others.
     low, high = np.quantile(values, (0.01, 0.99))
     bins, counts = np.unique(values, return_counts=True)
     shares = counts / counts.sum()
@@ -98,7 +98,7 @@ def _draw_variances(axes, left: np.ndarray, right: np.ndarray | None) -> None:
 
 
 class Decoded(NamedTuple):
-    """A picture (H, W, 3) uint8 as a codec gives it back, and the lines of text under it."""
+    """A picture (H, W, 3) uint8 decoded by a codec, and the lines of text below it."""
 
     name: str
     image: np.ndarray
@@ -106,9 +106,9 @@ class Decoded(NamedTuple):
 
 
 def comparison_figure(original: np.ndarray, decoded: Sequence[Decoded], boxes: Sequence[Box], title: str) -> Figure:
-    """Figures 3 to 6: a picture with boxes, and beside it the boxes' content as each codec gives it back.
+    """Figures 3 to 6: a picture with boxes, and beside it the content of the boxes as each codec decodes it.
 
-    Boxes are drawn to one width; pixels are shown as squares, without smoothing."""
+    Boxes are drawn at equal width, and pixels as squares, without smoothing."""
     from matplotlib.patches import Rectangle
 
     columns = [Decoded("original", original, ()), *decoded]

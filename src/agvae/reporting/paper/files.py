@@ -1,4 +1,4 @@
-"""What the paper's commands read and write: pictures in; figures, numbers and tables out."""
+"""Input and output of the paper's commands: pictures in; figures, numbers and tables out."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def compressed(codec: "Codec", image: Any, picture: str, **target: float) -> bytes:
-    """The learned file at a target of `Codec.compress`; DataError if the model cannot meet it."""
+    """The learned file at a target of `Codec.compress`. Raises DataError if the model cannot meet it."""
     from agvae.codec import TargetError
 
     try:
@@ -64,7 +64,7 @@ def write(data: bytes, options: argparse.Namespace, name: str) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table whose columns line up, numbers to the right."""
+    """A Markdown table with aligned columns, and numbers to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells)

@@ -1,4 +1,4 @@
-"""Figure 2's subject: a picture as one model codes it, and the channel of its latent that takes most bits."""
+"""The subject of figure 2: a picture as one model codes it, and the channel of its latent that takes most bits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class LatentView:
 
     @classmethod
     def at(cls, codec: Codec, image: np.ndarray, picture: str, **target: float) -> "LatentView":
-        """At a target of `Codec.compress`; raises DataError if the model cannot meet it."""
+        """Code a picture at a target of `Codec.compress`. Raises DataError if the model cannot meet it."""
         latent = codec.analyze(image)
         data = compressed(codec, latent, picture, **target)
         coded = codec.model.code(latent.y, quality_of(data))
@@ -45,11 +45,11 @@ class LatentView:
         return int(self.coded.y_bits[0].sum((1, 2)).argmax())
 
     def of_channel(self, values: Tensor) -> Tensor:
-        """Flat, on the CPU, the channel's elements of (1, M, H/16, W/16)."""
+        """The elements of the channel, flat and on the CPU, of (1, M, H/16, W/16)."""
         return values[0, self.channel].flatten().cpu()
 
     def entry(self, model: str, y_bits: Tensor) -> dict[str, Any]:
-        """What the table says of it, with the bits (1, M, H/16, W/16)."""
+        """The entries of the table, with the bits (1, M, H/16, W/16)."""
         return {
             "model": model,
             "channel": self.channel,
@@ -60,7 +60,8 @@ class LatentView:
         }
 
     def row(self, models: Sequence[tuple[str, Parameters, Density, float]]) -> LatentRow:
-        """Figure 2's row, with `models` (name, parameters (1, M, H/16, W/16), (form, tail), bits) over histograms."""
+        """The row of figure 2, with `models` (name, parameters (1, M, H/16, W/16), (form, tail), bits) over
+        histograms."""
         _, sigma_l, sigma_r = (self.of_channel(p) for p in self.coded.parameters)
         about = [
             (f"{name}: {bits:,.0f} bits", Parameters(own.mu - self.coded.parameters.mu, *own[1:]), density)

@@ -14,7 +14,7 @@ _OUTPUT = "folder for pictures, tables and numbers (default: outputs/paper)"
 
 
 def build_parser() -> Parser:
-    """The parser, whose result has the function of the command as `command`."""
+    """The parser. Its result has the function of the command as `command`."""
     parser = Parser(
         "python -m agvae.reporting.paper", description="Draw the paper's figures and tables from a trained model."
     )

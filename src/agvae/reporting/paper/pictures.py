@@ -1,4 +1,4 @@
-"""Figures 3 to 6: pictures as codecs give them back at one rate, and the parts of them to look at."""
+"""Figures 3 to 6: pictures decoded by codecs at one rate, and the parts of them to look at."""
 
 import math
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ PAPER_BOXES = {
     "kodim24": ((392, 222, 120, 120), (208, 168, 120, 120)),
     "kodim13": ((392, 22, 120, 120), (496, 384, 120, 120)),
 }
-"""Our choice of what to look at in the paper's pictures: (x, y, width, height)."""
+"""The parts of the paper's pictures that we chose to show: (x, y, width, height)."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A picture as one codec gives it back, with its rate (bpp of the whole file) and quality (dB, [0, 1])."""
+    """A picture decoded by one codec, with its rate (bpp of the whole file) and quality (dB, [0, 1])."""
 
     name: str
     image: np.ndarray
@@ -52,14 +52,14 @@ class Result:
         return cls(name, coded.image, coded.bpp, coded.quality, *measured)
 
     def decoded(self) -> "Decoded":
-        """With the lines that stand under it."""
+        """The picture with the lines of text below it."""
         from agvae.reporting.paper.figures import Decoded
 
         similarity = "MS-SSIM not defined" if math.isnan(self.ms_ssim) else f"MS-SSIM {self.ms_ssim:.4f}"
         return Decoded(self.name, self.image, (f"{self.bpp:.3f} bpp", f"{self.psnr:.2f} dB, {similarity}"))
 
     def numbers(self) -> dict[str, Any]:
-        """Without the pixels."""
+        """The numbers without the pixels."""
         from agvae.evaluation.rd import finite_or_none
 
         numbers = {"bpp": self.bpp, "quality": self.quality, "psnr": self.psnr, "ms_ssim": self.ms_ssim}
@@ -88,7 +88,8 @@ def ours_at_rate(codec: "Codec", image: np.ndarray, bpp: float, picture: str) ->
 
 
 def boxes_of(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndarray) -> list[Box]:
-    """What to show of a picture; raises ConfigError if it is more than can be told apart, or not within it."""
+    """The parts of a picture to show. Raises ConfigError if there are too many to distinguish, or one is outside the
+    picture."""
     from agvae.reporting.paper.figures import BOX_COLOURS
 
     boxes = [Box(*box) for box in given or PAPER_BOXES.get(picture) or detailed_boxes(image)]
@@ -102,6 +103,6 @@ def boxes_of(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndar
 
 
 def detailed_boxes(image: np.ndarray, count: int = 2, side: int = 120) -> list[Box]:
-    """The square boxes of a picture where most happens: the largest deviation of brightness."""
+    """The square boxes of a picture with most detail: the largest deviation of brightness."""
     side = max(min(side, image.shape[0] // 2, image.shape[1] // 2), 1)
     return busiest_boxes(image, side, side, (side, side), count)
