@@ -21,10 +21,11 @@ from PIL import Image
 from agvae.codec import model_file
 from agvae.engine import train
 from agvae.errors import ConfigError, DataError
+from agvae.metrics import mse_of_batch
 from agvae.training import loggers
 from agvae.training.callbacks import EMA
 from agvae.training.checkpoints import Interrupted, LastCheckpoint
-from agvae.training.losses import level_lambdas, level_weights, ms_ssim_distortion, mse
+from agvae.training.losses import level_lambdas, level_weights, ms_ssim_distortion
 from agvae.training.module import AGVAEModule, step_seed
 from agvae.training.optimization import build_optimizer, build_scheduler
 
@@ -84,7 +85,7 @@ def tiny_module(tiny_config: dict, **loss) -> AGVAEModule:
 def test_distortions_are_per_picture_and_on_the_scale_of_their_ladders(photo):
     x = torch.stack([torch.full((3, 192, 192), 0.5), torch.rand(3, 192, 192)])
     shifted = x + torch.tensor([1 / 255, 2 / 255])[:, None, None, None]
-    torch.testing.assert_close(mse(shifted, x), torch.tensor([1.0, 4.0]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(mse_of_batch(shifted, x), torch.tensor([1.0, 4.0]), rtol=1e-3, atol=0)
     assert ms_ssim_distortion(x, x).abs().max() < 1e-2
     worse = ms_ssim_distortion((x + 0.3 * torch.rand_like(x)).bfloat16(), x)
     assert worse.dtype == torch.float32

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agvae.codec.tiling import CPU_WORKSPACE, Tile, tile_side, tiles
 from agvae.errors import ConfigError
-from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, psnr
+from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, mse_of_batch, psnr
 from agvae.models.agvae import AGVAE, Parameters
 from agvae.models.coding_order import Cell, WholeFeatures
 from agvae.strides import STRIDE_Z, Y_PER_Z
@@ -86,7 +86,7 @@ class Refiner:
             )
         self.model = model.requires_grad_(False)
         self.networks = model.context.networks()  # built once, not at each step
-        self.distortion_of_batch = _mse if loss["name"] == "mse" else _msssim
+        self.distortion_of_batch = mse_of_batch if loss["name"] == "mse" else _msssim
         self._log_lambdas = np.log(loss.get("lambdas") or loss.get("ladder") or LADDERS[loss["name"]])
 
     def lagrangian(self, quality: float) -> float:
@@ -100,10 +100,10 @@ class Refiner:
 
     def distortion(self, pixels: np.ndarray, decoded: np.ndarray) -> float:
         """D between two pictures, (H, W, 3) uint8."""
-        if self.distortion_of_batch is _mse:
+        if self.distortion_of_batch is mse_of_batch:
             return 255**2 / 10 ** (psnr(pixels, decoded) / 10)
         x, x_hat = (torch.tensor(picture).permute(2, 0, 1)[None].float() / 255 for picture in (pixels, decoded))
-        return _msssim(x_hat, x).item()
+        return self.distortion_of_batch(x_hat, x).item()
 
     def refine(
         self, pixels: np.ndarray, latents: Latents, quality: float, steps: int, progress: Saved | None = None
@@ -207,7 +207,7 @@ class _Region:
         x_hat = model.synthesize(y_hat, self._quality)[..., : self._x.shape[2], : self._x.shape[3]]
         if rounded:
             x_hat = x_hat.clamp(0, 1).mul(255).round() / 255
-        return sum(bits) + self._weight * self._refiner.distortion_of_batch(x_hat, self._x)
+        return sum(bits) + self._weight * self._refiner.distortion_of_batch(x_hat, self._x).sum()
 
     @torch.no_grad()
     def true_cost(self, y_bar: Tensor, z_bar: Tensor) -> float:
@@ -254,14 +254,9 @@ def _bits(likelihoods: Tensor) -> Tensor:
     return -likelihoods.log2().sum()
 
 
-def _mse(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error on the scale [0, 255]."""
-    return (x_hat - x).square().mean() * 255**2
-
-
 def _msssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """1000·(1 − MS-SSIM). A picture too small for five scales is extended by repeating its last pixels."""
+    """1000·(1 − MS-SSIM) of each picture, (B,). One too small for five scales is extended by its last pixels."""
     short = [max(0, MS_SSIM_SMALLEST_SIDE - side) for side in x.shape[2:]]
     if any(short):
         x_hat, x = (F.pad(v, (0, short[1], 0, short[0]), mode="replicate") for v in (x_hat, x))
-    return 1000 * (1 - ms_ssim_of_batch(x_hat, x)[0])
+    return 1000 * (1 - ms_ssim_of_batch(x_hat, x))

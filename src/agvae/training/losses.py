@@ -7,12 +7,7 @@ from torch import Tensor
 
 from agvae import extensions
 from agvae.errors import ConfigError, numbers
-from agvae.metrics import ms_ssim_of_batch
-
-
-def mse(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error of each image on the scale [0, 255]: (B, 3, H, W) in [0, 1] twice -> (B,)."""
-    return (x_hat.float() - x.float()).square().mean(dim=(1, 2, 3)) * 255**2
+from agvae.metrics import ms_ssim_of_batch, mse_of_batch
 
 
 def ms_ssim_distortion(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -20,7 +15,7 @@ def ms_ssim_distortion(x_hat: Tensor, x: Tensor) -> Tensor:
     return 1000 * (1 - ms_ssim_of_batch(x_hat, x))
 
 
-DISTORTIONS = {"mse": mse, "msssim": ms_ssim_distortion}
+DISTORTIONS = {"mse": mse_of_batch, "msssim": ms_ssim_distortion}
 """`loss.name` -> distortion of each image, (B,), on the scale that its λ ladder is meant for."""
 
 

@@ -14,7 +14,7 @@ from agvae.data.datamodule import batches_done
 from agvae.errors import ConfigError, numbers
 from agvae.evaluation.validation import Measured
 from agvae.facts import new_run_id
-from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, psnr_of_mse
+from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, mse_of_batch, psnr_of_mse
 from agvae.models.trainable import build_model
 from agvae.quality import check_quality, half_levels
 from agvae.training.lightning_internals import is_sharded, trainer_of
@@ -22,7 +22,6 @@ from agvae.training.loggers import logs_after
 from agvae.training.losses import (
     distortion,
     ms_ssim_distortion,
-    mse,
     resolved,
     trained_levels,
 )
@@ -132,7 +131,7 @@ class AGVAEModule(LightningModule):
         loss = losses.mean()
         aux_loss = self.model.aux_loss()
         with torch.no_grad():
-            decoded = mse(out.x_hat.clamp(0, 1), x)
+            decoded = mse_of_batch(out.x_hat.clamp(0, 1), x)
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/bpp", bpp.mean(), prog_bar=True)
             self.log("train/psnr", psnr_of_mse(decoded).mean(), prog_bar=True)
@@ -222,7 +221,7 @@ class AGVAEModule(LightningModule):
             if quality == int(quality) and (defined or self.distortion is not ms_ssim_distortion):
                 s = int(quality)
                 loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
-            db = psnr_of_mse(mse(decoded, x))
+            db = psnr_of_mse(mse_of_batch(decoded, x))
             self.curve.update(index, bpp, db, similarity, loss)
             channel_bpp = -out.y_likelihoods.log2().sum((2, 3)) / pixels
             measured.append(Measured(quality, bpp, db, similarity, channel_bpp, decoded_8bit.byte()))
