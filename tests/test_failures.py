@@ -520,7 +520,7 @@ def test_networks_that_cannot_be_compiled_run_as_they_are_and_that_is_said(tiny_
     x = torch.rand(1, 3, 64, 64)
     before = tiny_model.g_a(x)
     assert not compile_networks(tiny_model, 64, 1, torch.autocast("cpu", enabled=False))
-    assert "no working C++ compiler" in caplog.text or "run as they are" in caplog.text
+    assert "no working C++ compiler" in caplog.text or "run uncompiled" in caplog.text
     assert torch.equal(tiny_model.g_a(x), before)
     assert all(p.grad is None for p in tiny_model.parameters())
 

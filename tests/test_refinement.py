@@ -118,7 +118,7 @@ def test_progress_reports_share_and_bits(few_steps, crop):
 
 
 def test_effort_out_of_range_is_an_error(crop):
-    with pytest.raises(ValueError, match="effort must be 0 to 3, not 4"):
+    with pytest.raises(ValueError, match="effort must be from 0 to 3, not 4"):
         codec_of().compress(crop, quality=1, effort=4)
 
 

@@ -2,8 +2,8 @@
 
     values ◄─ model, data, optimization, objects ◄─ training, evaluation ◄─ reference (docs/configuration.md), command
 
-The YAML files hold the values and `checking` compares them with the schema after Hydra has composed them. It imports
-nothing of the other packages that has any weight, so that an error comes at once.
+The YAML files hold the values, and `checking` compares them with the schema after Hydra has composed them. It imports
+no heavy package, so that errors appear at once.
 """
 
 from agvae.configuration.checking import checked

@@ -1,4 +1,4 @@
-"""Checks of a configuration against its schema, and what is wrong with it in one line."""
+"""Checks a configuration against its schema, and says in one line what is wrong."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -14,14 +14,14 @@ S = TypeVar("S", bound=Section)
 
 
 def checked(section: type[S], config: Mapping[str, Any], prefix: str = "") -> S:
-    """The configuration as the section's object. Raises ConfigError for the first key or value that is wrong.
+    """The configuration as an object of its section. Raises ConfigError for the first key or value that is wrong.
 
-    `prefix` is the dotted name of the section in the whole configuration, which the error says."""
+    `prefix` is the dotted name of the section in the whole configuration, for the error message."""
     try:
         return section.model_validate(dict(config))
     except ValidationError as error:
         found = error.errors(include_url=False)
-        # A name that does not exist explains a value that is missing.
+        # An unknown name explains a missing value, so it is reported first.
         first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
         raise ConfigError(_message(section, first, config, prefix)) from None
 
@@ -38,7 +38,7 @@ def _message(section: type[Section], error: Any, config: Mapping[str, Any], pref
 
 
 class _Place(NamedTuple):
-    """A dotted key, the words for what it must be, its value, and the choice that has it, as in scheduler=wsd."""
+    """A dotted key, the requirement in words, its value, and the choice that has the key, as in scheduler=wsd."""
 
     key: str
     words: str
@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 
 
 def _place(section: type[Section], steps: Iterable[Any], config: Any, prefix: str) -> _Place:
-    """The value that pydantic means by `steps`, which go into lists and unions of plain values as well."""
+    """The value to which pydantic's `steps` lead, which also go into lists and unions of plain values."""
     parts, choice, words = [prefix] if prefix else [], "", "a section of keys"
     here: type[Section] | None = section
     options: dict[str, type[Section]] = {}
@@ -72,7 +72,8 @@ def _place(section: type[Section], steps: Iterable[Any], config: Any, prefix: st
 
 
 def unknown(section: type[Section], key: str, prefix: str = "", choice: str = "") -> str:
-    """The error for a key that does not exist in `section`, or not in the `choice` made, with the nearest that does."""
+    """The error for a key that does not exist in `section`, or not in the `choice` made. It names the nearest key that
+    does."""
     start = f"{prefix}." if prefix else ""
     keys = fields_of(section, start)
     owners = [owner for known, owner, _ in keys if known == key or known.startswith(f"{key}.")]
@@ -90,7 +91,7 @@ def unknown(section: type[Section], key: str, prefix: str = "", choice: str = ""
 
 
 def nearest(section: type[Section], key: str, prefix: str = "") -> str | None:
-    """The known key or group most like this one; None if none is like it."""
+    """The known key or group that is most similar to this one. None if none is similar."""
     known = known_keys(section, prefix)
     parent, _, last = key.rpartition(".")
     same = [candidate for candidate in known if candidate.rpartition(".")[2] == last]
@@ -113,6 +114,6 @@ def known_keys(section: type[Section], prefix: str = "") -> tuple[str, ...]:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on a command line, cut short."""
+    """A value in the notation of the command line, shortened."""
     text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

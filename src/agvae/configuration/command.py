@@ -1,4 +1,4 @@
-"""The edge between a command line and Hydra: what Hydra would take or report in another way than it is meant."""
+"""Between the command line and Hydra: arguments that Hydra would misunderstand, or report badly."""
 
 import os
 import re
@@ -21,18 +21,20 @@ OPTIONS = frozenset({
     "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
     "config-name", "config-dir", "experimental-rerun", "info",
 })  # fmt: skip
-"""Hydra's own options; it would take --experiment for an abbreviation of the last but one."""
+"""Hydra's own options. Hydra would treat --experiment as an abbreviation of the last but one."""
 
 
 def run_hydra(main: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; an argument that does not fit the configuration ends it with status 2, in one line, a
-    failed run of several with status 1, and Ctrl-C with status 130.
+    """Run a Hydra entry point. If an argument does not fit the configuration, it ends with status 2 and one line. It
+    ends with status 1 if one of several runs fails, and with 130 after Ctrl-C.
 
     A ~ at the start of a value is the home directory (`with_home`)."""
     sys.argv[1:] = map(with_home, sys.argv[1:])
     if wrong := wrong_option(sys.argv):
         end(wrong, 2)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over several lines
+    os.environ.setdefault(
+        "HYDRA_FULL_ERROR", "1"
+    )  # makes Hydra raise an error that it would otherwise print over several lines
     try:
         main()
     except (HydraException, OmegaConfBaseException) as error:
@@ -47,14 +49,15 @@ def run_hydra(main: Callable[[], Any]) -> None:
 
 
 def with_home(override: str) -> str:
-    """An override with the home directory in the place of a ~ at the start of its value, as in data.root=~/photos.
+    """An override in which a ~ at the start of the value is replaced by the home directory, as in data.root=~/photos.
 
-    Shells leave it there after a key with a dot, and Hydra's grammar does not take it."""
+    Shells do not expand it after a key with a dot, and Hydra's grammar refuses it."""
     return re.sub(r"(?<==)~(?=/|$)", lambda _: str(Path.home()), override, count=1)
 
 
 def wrong_option(arguments: Sequence[str]) -> str | None:
-    """The error for an option such as --experiment NAME in a command line, and what to write instead; None for none."""
+    """The error for an option such as --experiment NAME in a command line, with the right form. None if there
+    is none."""
     for argument, following in zip(arguments[1:], [*arguments[2:], ""], strict=True):
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and name not in OPTIONS:
@@ -80,7 +83,7 @@ def _unknown(key: str) -> str:
 
 
 def run_task(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run a command's job. If it fails, its error is one line, and a run folder that holds nothing yet is removed."""
+    """Run the job of a command. If it fails, its error is one line, and a run folder that is still empty is removed."""
     try:
         return exit_on_error(function, cfg)
     except BaseException:
@@ -89,7 +92,7 @@ def run_task(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """Remove a run folder that has nothing but Hydra's record of the command."""
+    """Remove a run folder that holds only Hydra's record of the command."""
     files = [path for path in directory.rglob("*") if not path.is_dir()]
     if all(path.parent.name == ".hydra" for path in files):
         shutil.rmtree(directory, ignore_errors=True)

@@ -11,7 +11,7 @@ from agvae.configuration.values import Amount, Count, FilePath, Part, Section, S
 from agvae.strides import STRIDE_Z
 
 Side = Annotated[int, Field(ge=STRIDE_Z, le=2**16, multiple_of=STRIDE_Z)]
-"""Of a picture in pixels: a multiple of the model's stride."""
+"""A side of a picture in pixels: a multiple of the model's stride."""
 
 Layout = Annotated[
     str, Part("layout", "sample", "folder", "clic2020", "div2k", "vimeo90k", "kodak", "tecnick", "shards")
@@ -19,27 +19,33 @@ Layout = Annotated[
 
 
 class DataConfig(Section):
-    """The images, how they are divided, read and cut."""
+    """The images: where they are, how they are divided, and how they are read and cut."""
 
-    layout: Layout = Field("folder", description="how the files lie on disk")
-    name: Text | None = Field(None, description="how results call the data set; null: the name of data.root")
+    layout: Layout = Field("folder", description="layout of the files on disk")
+    name: Text | None = Field(None, description="name of the data set in results; null: that of data.root")
     root: FilePath | Path | None = Field(None, description="folder of the images")
     val_root: FilePath | Path | None = Field(
-        None, description="folder of held-out images; null: val_share of data.root, or the data set's own held-out side"
+        None,
+        description="folder of held-out images; null: the data set's own held-out images, or else val_share of "
+        "data.root",
     )
     val_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.05, description="share of data.root held out by a hash of the path, at least one image"
+        0.05, description="share of data.root that is held out, chosen by a hash of the path; at least one image"
     )
     val_images: Count | None = Field(
-        24, description="how many held-out images validation uses, spread evenly; null: all"
+        24, description="number of held-out images in validation, spread evenly; null: all"
     )
     val_crop: Side | None = Field(
-        512, description="longest side in validation, cut from the centre; null: whole images"
+        512, description="longest side in validation, cropped around the centre; null: whole images"
     )
-    download: bool = Field(False, description="fetch the files into data.root, checked by SHA-256 (kodak only)")
+    download: bool = Field(
+        False, description="download the files into data.root and check their SHA-256 (only for kodak)"
+    )
     batch_size: Annotated[int, Field(ge=1, le=2**16)] = Field(16, description="patches per step and device")
     patch_size: Side = Field(256, description="side of the square patches")
-    drawn: Share = Field(0.0, description="share of the training patches that are drawn: text, charts, patterns, noise")
+    drawn: Share = Field(
+        0.0, description="share of training patches that are drawn pictures: text, charts, patterns, noise"
+    )
     samples_per_epoch: Count | None = Field(
         None, description="patches per epoch over all devices; null: as many as there are images"
     )
@@ -49,31 +55,35 @@ class DataConfig(Section):
         "on disk for many runs and processes, or nowhere",
     )
     cache_gib: Amount = Field(
-        4.0, description="per process; a data set that takes more, decoded, is not kept in memory or on the device"
+        4.0,
+        description="limit for each process; a data set that is larger when decoded is not kept in memory or on the "
+        "device",
     )
     cache_dir: FilePath | Path | None = Field(
-        None, description="where cache=disk keeps its folders; null: agvae in $XDG_CACHE_HOME, or in ~/.cache"
+        None, description="folder of cache=disk; null: agvae in $XDG_CACHE_HOME, or in ~/.cache"
     )
     shuffle_shards: Count | None = Field(
-        16, description="data=shards: images of so many shards are mixed at a time; null: of all"
+        16, description="data=shards: number of shards whose images are mixed at a time; null: all"
     )
     num_workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(
-        None, description="loading processes per device; null: none if in memory, else up to 8, one core left free"
+        None,
+        description="loading processes per device; null: 0 if images are in memory, else up to 8, with one core left "
+        "free",
     )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "DataConfig":
-        """The checked configuration, with paths in the place of words for folders. Raises ConfigError."""
+        """The checked configuration, with folders as paths. Raises ConfigError."""
         config = dict(config)
         for key in ("root", "val_root", "cache_dir"):
-            # of a configuration that no command line brought
+            # of a configuration that did not come from a command line
             if isinstance(config.get(key), str) and config[key] and "://" not in config[key]:
                 config[key] = Path(config[key]).expanduser()
         return checked(cls, config, "data")
 
     @property
     def folder(self) -> Path:
-        """data.root as a path; data=sample has none."""
+        """data.root as a path. data=sample has none."""
         assert self.root is not None
         return Path(self.root)
 

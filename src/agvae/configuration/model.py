@@ -35,18 +35,18 @@ class Residual(_Transforms):
 class Depthwise(_Transforms):
     name: Literal["depthwise"] = Field(description="depthwise-separable blocks at 1/8 and 1/16 of the resolution")
     blocks: Annotated[int, Field(ge=1, le=64)] = Field(
-        description="residual blocks at 1/8 of the resolution in g_a and in g_s; one more stands at 1/16"
+        description="residual blocks at 1/8 of the resolution, in g_a and in g_s; each has one more at 1/16"
     )
     H: Width | None = Field(None, description="channels inside h_s; null: they grow with M")
 
 
 class Own(Section, extra="allow"):
-    """A part of the user's own; its other keys are the parameters of its function or class."""
+    """A user's own part. Its other keys are the parameters of its function or class."""
 
     def _takes(self, name: str, **given: Any) -> None:
-        """Raise ValueError unless the part can be called with its keys and what the model gives it."""
+        """Raise ValueError unless the part can be called with its keys and the arguments of the model."""
         if not extensions.IMPORT_PATH.fullmatch(name):
-            return  # of an entry point, which the model imports
+            return  # an entry point, which the model imports
         keys = {key: value for key, value in self if key != "name"}
         try:
             inspect.signature(extensions.imported(name)).bind(**keys, **given)
@@ -55,8 +55,8 @@ class Own(Section, extra="allow"):
 
 
 class OwnTransforms(Own):
-    name: Annotated[str, Part("transforms")] = Field(description="your own, a function; see docs/extending.md")
-    M: Width = Field(description="channels of the latent y; all other keys are the function's parameters, too")
+    name: Annotated[str, Part("transforms")] = Field(description="your own function; see docs/extending.md")
+    M: Width = Field(description="channels of the latent y; this and all other keys are parameters of the function")
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "OwnTransforms":
@@ -66,7 +66,7 @@ class OwnTransforms(Own):
 
 class OwnContext(Own):
     name: Annotated[str, Part("context")] = Field(
-        description="your own, a class; all other keys are its parameters, too; see docs/extending.md"
+        description="your own class; all other keys are its parameters; see docs/extending.md"
     )
 
     @model_validator(mode="after")
@@ -114,19 +114,21 @@ class Entropy(Section):
         description="Gaussian of each element of y: (μ, σ_l, σ_r), or with σ_l = σ_r"
     )
     form: Literal["half_mass", "two_piece"] = Field(
-        "half_mass", description="half_mass (μ is the median) or two_piece (the split normal); of asymmetric alone"
+        "half_mass", description="half_mass (μ is the median) or two_piece (the split normal); only asymmetric uses it"
     )
     tail: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="weight of a second Gaussian, three times as wide; 0: the paper's"
+        0.0, description="weight of a second Gaussian, three times as wide; 0: the paper's Gaussian"
     )
 
 
 class BuiltInContext(Section):
     name: Literal["none", "checkerboard", "multiscale", "quadtree"] = Field(
-        description="how elements of y help to predict others: in 1 pass, 2, one for each wavefront, 4"
+        description="how elements of y help to predict others; the numbers of passes are 1, 2, one per wavefront, 4"
     )
     width: Width | None = Field(
-        None, description="half the channels of h_s's output and of the convolutions of ŷ; null: M; unused by none"
+        None,
+        description="half the channels of the output of h_s and of the convolutions of ŷ; null: M; none does not use "
+        "it",
     )
 
 
@@ -137,8 +139,9 @@ Context = Annotated[
 
 class Quantizer(Section):
     name: Literal["mixed", "noise", "universal"] = Field(
-        description="what stands in for rounding in training: noise for the rate and rounding for the picture, "
-        "noise for both, or dithered rounding (the paper's)"
+        description="replacement for rounding in training: noise for the rate and rounding for the picture (mixed), "
+        "noise for "
+        "both, or dithered rounding (universal, the paper's)"
     )
 
 
@@ -156,7 +159,7 @@ class CompressAI(Section):
         "cheng2020-anchor, cheng2020-attn; for all rates bmshj2018-hyperprior-vbr, mbt2018-mean-vbr, mbt2018-vbr"
     )
     quality: Annotated[int, Field(ge=1, le=8)] = Field(
-        description="the widths, and λ unless loss.lambdas is set; …-vbr does not read it"
+        description="sets the widths, and λ unless loss.lambdas is set; …-vbr does not use it"
     )
     N: Width | None = Field(description="channels inside the transforms and of z; null: CompressAI's")
     M: Width | None = Field(description="channels of the latent y; null: CompressAI's; cheng2020 has no M")

@@ -1,1 +1,1 @@
-"""Training with Lightning: the module, its losses and callbacks, and what a run writes."""
+"""Training with Lightning: the module, its losses and callbacks, and the files of a run."""

@@ -1,4 +1,4 @@
-"""What makes a step faster on the machine at hand, each with a way back: precision, compilation, memory."""
+"""Ways to make a step faster on the present machine, each with a fallback: precision, compilation, memory."""
 
 import contextlib
 import ctypes
@@ -22,12 +22,13 @@ FLOAT32, BFLOAT16 = "32-true", "bf16-mixed"
 
 
 def choose_precision(trainer: dict[str, Any], model: dict[str, Any], resumed: str | None = None) -> str:
-    """What `trainer.precision=auto` means for `model` with the other keys of conf/trainer.
+    """The precision that `trainer.precision=auto` stands for, for `model` with the other keys of conf/trainer.
 
-    On a GPU that computes in bfloat16, bf16-mixed. On a CPU too if it has bfloat16 matrix units (AMX) and
-    `try_bfloat16`, in a process of its own, finds it right there and at least a quarter faster; there, a `resumed` run
-    goes on in its own precision. 32-true otherwise: without such units oneDNN's bfloat16 convolutions take longer than
-    those in float32. Also under FSDP, and for several processes on a CPU, which might not agree."""
+    It is bf16-mixed on a GPU that computes in bfloat16. On a CPU it is bf16-mixed if the CPU has bfloat16 matrix units
+    (AMX), and if `try_bfloat16`, in a separate process, finds it correct there and at least a quarter faster. On a CPU,
+    a `resumed` run keeps its own precision. Otherwise it is 32-true: without such units, oneDNN's bfloat16 convolutions
+    take longer than those in float32. It is also 32-true under FSDP, and for several processes on a CPU, which might
+    disagree."""
     device = trainer["accelerator"]
     if device in ("auto", "gpu") and torch.cuda.is_available():
         device = "cuda"
@@ -49,11 +50,10 @@ def choose_precision(trainer: dict[str, Any], model: dict[str, Any], resumed: st
 
 
 def try_bfloat16(model: dict[str, Any], timeout: float = 120) -> dict[str, Any]:
-    """A training step of `model` in bfloat16 against float32, in a process of its own, which may crash.
+    """Compare a training step of `model` in bfloat16 with one in float32, in a separate process, because it may crash.
 
-    Returns speedup, loss (relative difference) and cosine (between the gradients), and a `reason` if it is not to be
-    used: the process died or took too long, the losses differ by 2 % or the gradients have a cosine under 0.98.
-    """
+    Returns speedup, loss (relative difference) and cosine (between the gradients), and a `reason` if bfloat16 must not
+    be used: the process died or took too long, the losses differ by 2 %, or the gradients have a cosine under 0.98."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "agvae.training.acceleration"],
@@ -67,7 +67,7 @@ def try_bfloat16(model: dict[str, Any], timeout: float = 120) -> dict[str, Any]:
     if done.returncode:
         return {"reason": f"crashes (status {done.returncode})"}
     tried = json.loads(done.stdout)
-    if not (tried["loss"] < 0.02 and tried["cosine"] > 0.98):  # also where they are NaN
+    if not (tried["loss"] < 0.02 and tried["cosine"] > 0.98):  # also true for NaN
         tried["reason"] = f"is not right: loss off by {tried['loss']:.2g}, cosine of gradients {tried['cosine']:.3f}"
     return tried
 
@@ -92,7 +92,9 @@ def _compare(config: dict[str, Any], side: int = 192, batch: int = 4) -> dict[st
         gradient = torch.cat([p.grad.flatten() for p in model.network_parameters() if p.grad is not None])
         return time.perf_counter() - start, loss.item(), gradient
 
-    runs = [[step(bfloat16) for bfloat16 in (False, True)] for _ in range(3)]  # side by side: other work comes and goes
+    runs = [
+        [step(bfloat16) for bfloat16 in (False, True)] for _ in range(3)
+    ]  # alternating, because other work comes and goes
     (exact, wanted), (loss, gradient) = (run[1:] for run in runs[0])
     return {
         "speedup": min(run[0][0] for run in runs[1:]) / min(run[1][0] for run in runs[1:]),
@@ -102,9 +104,9 @@ def _compare(config: dict[str, Any], side: int = 192, batch: int = 4) -> dict[st
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what tensors free instead of giving it back: a CPU then spends no time on getting it anew.
+    """Make glibc keep the memory that tensors free, so that a CPU spends no time on requesting it again.
 
-    Elsewhere nothing happens."""
+    Does nothing on other systems."""
     trim_threshold, most_maps = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -115,14 +117,14 @@ def keep_freed_memory() -> None:
 def compile_networks(
     model: AGVAE, patch_size: int, batch_size: int, autocast: contextlib.AbstractContextManager
 ) -> bool:
-    """Compile g_a, g_s, h_a and h_s in place and try them out; where that cannot be, say so and leave them as they are.
+    """Compile g_a, g_s, h_a and h_s in place and try them. If that fails, print a warning and leave them uncompiled.
 
-    Likelihoods and quantisation stay as they are in any case. Returns whether the networks are compiled."""
+    Likelihoods and quantisation are never compiled. Returns whether the networks are compiled."""
     networks: list[nn.Module] = [model.g_a, model.g_s, model.h_a, model.h_s]
     x = next(model.g_a.parameters()).new_zeros(batch_size, 3, patch_size, patch_size)
     x = x.contiguous(memory_format=torch.channels_last)
     for network in networks:
-        # Sequential.compile would leave Sequential's own forward out, and compile its blocks one by one.
+        # Sequential.compile would skip Sequential's own forward and compile its blocks one by one.
         network.forward = torch.compile(network.forward, dynamic=False)
     try:
         with autocast:
@@ -130,11 +132,11 @@ def compile_networks(
             z = model.h_a(y.float())
             outputs = model.g_s(y.float()), model.h_s(z.float())
         sum(output.float().sum() for output in outputs).backward()
-    except Exception as error:  # whatever a compiler that is missing or fails makes torch raise
+    except Exception as error:  # a compiler that is missing or fails can make torch raise almost anything
         for network in networks:
             del network.forward
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        log.warning("compile=true: the networks cannot be compiled here and run as they are: %s", lines[0])
+        log.warning("compile=true: compilation failed, so the networks run uncompiled: %s", lines[0])
         return False
     finally:
         model.zero_grad()

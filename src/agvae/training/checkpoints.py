@@ -1,4 +1,4 @@
-"""Checkpoints: one of the last step, however training ends, and each on disk whole or not at all."""
+"""Checkpoints: one of the last step, however training ends. Each is on disk completely or not at all."""
 
 import io
 import logging
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint aside, syncs it and renames it, so that the one before is whole until the new one is.
+    """Writes each checkpoint under another name, syncs it and renames it, so that the old one stays whole until the new
+    one is.
 
-    A checkpoint that cannot be written (a full disk, a quota) does not stop training: that is said, `failure` holds the
-    reason until a later one has been written, and the checkpoint before stays as it is.
-    """
+    A checkpoint that cannot be written (a full disk, a quota) does not stop training. The failure is logged, `failure`
+    holds the reason until a later checkpoint has been written, and the previous checkpoint is kept."""
 
     def __init__(self) -> None:
         self.failure: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Replace `path`; a failure is logged and kept, not raised."""
+        """Replace `path`. A failure is logged and remembered, not raised."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         path = Path(path)
@@ -52,26 +52,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Interrupted(SystemExit):
-    """Training was stopped by a signal, between two steps and with its checkpoint written.
+    """A signal has stopped training, between two steps and after its checkpoint was written.
 
     The exit status is 128 + signal on rank zero and 0 on the others."""
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `path` a checkpoint of the last step, however training ends, and of every `every_n_steps` before.
+    """Keeps `path` a checkpoint of the last step, however training ends, and writes it every `every_n_steps` before.
 
-    It is written before and after each validation, too: after, so that what depends on it (the best one so far, a
-    plateau's schedule) is resumed; before, so that a run which ends while it validates does so again when resumed.
-    Ctrl-C (or SIGTERM) lets the step under way, or the picture that is validated on, finish, saves, and leaves with
-    `Interrupted`; a second Ctrl-C leaves at once. Where the disk is full, training goes on and the checkpoint before
-    stays; if the last one of all cannot be written either, DataError says so at the end.
-    """
+    It is also written before and after each validation. After, so that state which depends on the validation (the best
+    score so far, a plateau's schedule) is resumed. Before, so that a run which ends during a validation repeats it when
+    it is resumed. After Ctrl-C (or SIGTERM), the current step, or the current picture of a validation, finishes; then
+    it saves, and leaves with `Interrupted`. A second Ctrl-C leaves at once. If the disk is full, training continues and
+    the previous checkpoint is kept. If the last checkpoint of all cannot be written either, DataError is raised at the
+    end."""
 
     def __init__(self, path: str | Path, every_n_steps: int):
-        """Raises ConfigError for less than one step."""
+        """Raises ConfigError if every_n_steps is less than one."""
         self.path = Path(path)
         if every_n_steps < 1:
-            raise ConfigError(f"callbacks.last.every_n_steps={every_n_steps} is not a number of steps from 1 on")
+            raise ConfigError(f"callbacks.last.every_n_steps must be at least 1, not {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.saved_step = 0
         self.validation_due = False
@@ -100,7 +100,7 @@ class LastCheckpoint(Checkpoint):
             return  # a checkpoint does not hold gradients
         self.validation_due = validates_next(trainer)
         step, stopped = trainer.global_step, self._stopped(trainer)
-        # Saved here rather than at the end of training, the position in the epoch is still that of the step.
+        # Saved here and not at the end of training, when the position in the epoch is no longer that of the step.
         due = self.validation_due or step == trainer.max_steps or step % self.every_n_steps == 0
         if stopped or trainer.should_stop or due:
             self._save(trainer)
@@ -109,7 +109,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self.training and not is_accumulating(trainer) and self._stopped(trainer):
-            self._leave(trainer)  # saved it is
+            self._leave(trainer)  # it is saved
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validation_due = self.validation_due and not self.training
@@ -122,12 +122,12 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
         if failure := getattr(trainer.strategy.checkpoint_io, "failure", None):
             raise DataError(
-                f"the last checkpoint could not be saved: {failure}; free some space, and go on from the one before "
+                f"the last checkpoint could not be saved: {failure}; free some space, and resume from the one before "
                 "with ckpt_path=last"
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # FSDP gathers weights to save them: a rank that fails alone would wait for the others for ever.
+        # FSDP gathers weights to save them, so a rank that fails alone would wait for the others for ever.
         if self.training and not is_sharded(trainer):
             self._save(trainer)
 
@@ -143,12 +143,12 @@ class LastCheckpoint(Checkpoint):
         self.signal = number
 
     def _stopped(self, trainer: Trainer) -> bool:
-        """Whether a signal has come, on whichever rank: all leave at the same place."""
+        """Whether a signal has come on any rank. All ranks leave at the same place."""
         stopped = self.signal is not None
         return trainer.strategy.reduce_boolean_decision(stopped, all=False) if trainer.world_size > 1 else stopped
 
     def _leave(self, trainer: Trainer) -> None:
-        trainer.strategy.barrier()  # the launcher kills rank zero, writing or not, once another rank has failed
+        trainer.strategy.barrier()  # once another rank has failed, the launcher kills rank zero, even while it writes
         raise Interrupted(128 + (self.signal or signal.SIGINT) if trainer.is_global_zero else 0)
 
     def _save(self, trainer: Trainer, again: bool = False) -> None:

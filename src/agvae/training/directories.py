@@ -1,4 +1,4 @@
-"""Run directories: their names, which all processes of a run agree on, and the files that each has."""
+"""Run directories: their names, on which all processes of a run agree, and the files in each."""
 
 import logging
 import os
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
-"""The configuration that a run was made with, resolved, and its `environment`."""
+"""The resolved configuration of a run, and its `environment`."""
 LAST = Path(CHECKPOINTS) / "last.ckpt"
 
 
 def run_directory(ckpt_path: str | None, new: str) -> str:
     """The directory of a run: `new`, or that of the run which `ckpt_path` resumes.
 
-    A checkpoint in RUN/checkpoints resumes RUN; `last` resumes the newest run beside `new`. All processes of a run
-    get the same. The configuration knows this as `${run_directory:…}`, since Hydra makes the directory before it
-    calls any code of ours."""
+    A checkpoint in RUN/checkpoints resumes RUN, and `last` resumes the newest run beside `new`. All processes of a run
+    get the same directory. The configuration uses this as `${run_directory:…}`, because Hydra creates the directory
+    before it calls any of our code."""
     if ckpt_path is None:
         return agreed_directory(new)
     if ckpt_path == "last":
@@ -37,10 +37,10 @@ def run_directory(ckpt_path: str | None, new: str) -> str:
 
 
 def agreed_directory(new: str) -> str:
-    """`new`, a directory named for the time of day, under the name that all processes of this run give it.
+    """`new`, a directory named after the time of day, under the name on which all processes of this run agree.
 
-    Under torchrun it is what the first process to ask would have taken, told to the others through torchrun's own
-    store; under SLURM the time gives way to the number of the job's step, as in outputs/train/slurm-1234.0."""
+    Under torchrun, the first process to ask decides, and the others learn the name from torchrun's own store. Under
+    SLURM, the number of the job's step replaces the time, as in outputs/train/slurm-1234.0."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         from torch.distributed import TCPStore
 
@@ -57,12 +57,12 @@ def agreed_directory(new: str) -> str:
 
 
 def register() -> None:
-    """Make `${run_directory:…}` known to the configuration."""
+    """Register `${run_directory:…}` with the configuration."""
     OmegaConf.register_new_resolver("run_directory", run_directory, use_cache=True, replace=True)
 
 
 def made(directory: str) -> Path:
-    """The path of a run directory, relative to the working directory where it is below that; its folders are made."""
+    """The path of a run directory, relative to the working directory if it is below that. Its folders are created."""
     path = Path(directory)
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
@@ -71,13 +71,13 @@ def made(directory: str) -> Path:
 
 
 def best_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint of a run that its evaluation and export take: best.ckpt, else last.ckpt, else None."""
+    """The checkpoint of a run that is evaluated and exported: best.ckpt, else last.ckpt, else None."""
     found = (directory / CHECKPOINTS / name for name in ("best.ckpt", "last.ckpt"))
     return next((path for path in found if path.is_file()), None)
 
 
 def write_record(directory: Path, record: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Write CONFIG and the run's facts, and remove the rests of checkpoints that a killed process was writing.
+    """Write CONFIG and the facts of the run, and remove unfinished checkpoints that a killed process left behind.
 
     Raises DataError."""
     remove_asides(directory / CHECKPOINTS)
@@ -89,13 +89,13 @@ def write_record(directory: Path, record: dict[str, Any], facts: dict[str, Any])
 
 
 def write_facts_of_best(directory: Path) -> None:
-    """Add the steps and the fingerprint of the run's best checkpoint to its facts; a failure is a warning."""
+    """Add the steps and the fingerprint of the run's best checkpoint to its facts. A failure is a warning."""
     checkpoint = best_checkpoint(directory)
     if checkpoint is None:
         return
     try:
         found = model_file.read_checkpoint(checkpoint)
-        peer = is_peer(found.config)  # which has no model file, and so no fingerprint
+        peer = is_peer(found.config)  # such a model has no model file, and so no fingerprint
         facts = {**found.info, "model": found.config} if peer else model_facts(model_file.from_checkpoint(checkpoint))
         write_run_facts(directory, facts)
     except (model_file.ModelError, OSError) as error:

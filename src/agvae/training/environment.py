@@ -1,4 +1,4 @@
-"""What a run was made with: the revision of the code and the versions of the packages it stands on."""
+"""The environment of a run: the revision of the code and the versions of the packages that it uses."""
 
 import platform
 import re
@@ -11,22 +11,22 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, str | dict[str, str] | None]:
-    """`git`: the commit of this package's code (with "-dirty" if it was changed since), None outside a repository;
+    """`git`: the commit of this package's code (with "-dirty" if it has changes), or None outside a repository;
     `python`: its version; `packages`: the versions of agvae and of the packages that it requires."""
     return {"git": git_revision(PACKAGE), "python": platform.python_version(), "packages": package_versions()}
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit that a tracked folder is at, 40 digits and perhaps "-dirty"; None where git tracks nothing of it."""
-    if not _git(folder, "ls-files", "--", "."):  # installed below somebody else's repository
+    """The commit of a tracked folder, 40 digits and possibly "-dirty". None if git tracks nothing in it."""
+    if not _git(folder, "ls-files", "--", "."):  # installed inside another repository
         return None
     return _git(folder, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of agvae and of the packages that it requires, of those that are installed."""
+    """Versions of agvae and of the installed packages that it requires."""
     versions = {}
-    with suppress(PackageNotFoundError):  # of agvae itself, where it is run from its folder alone
+    with suppress(PackageNotFoundError):  # of agvae itself, if it runs from its folder without installation
         needed = [requirement for requirement in requires("agvae") or () if "extra ==" not in requirement]
         for name in ["agvae", *(re.findall(r"^[\w.-]+", requirement)[0] for requirement in needed)]:
             with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""One run on the many processes that Lightning starts: one configuration, a clean end, and nothing said twice."""
+"""One run on the many processes that Lightning starts: one configuration, a clean end, and each message only once."""
 
 import logging
 import os
@@ -17,7 +17,8 @@ from agvae.training import lightning_internals
 
 
 def quiet() -> None:
-    """Silence what Lightning says about itself and about choices that are ours, so that what it says can be heard."""
+    """Silence Lightning's messages about itself and about choices that we made, so that its other messages are
+    noticed."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in lightning_internals.WARNINGS_TO_SILENCE:
@@ -25,7 +26,7 @@ def quiet() -> None:
 
 
 class Quiet(Callback):
-    """`quiet` in each process, those that were spawned included."""
+    """`quiet` in each process, including spawned ones."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         quiet()
@@ -33,10 +34,10 @@ class Quiet(Callback):
 
 @contextmanager
 def launched(trainer: Trainer, last: Path) -> Iterator[None]:
-    """While this is open, processes that Lightning starts join this very run; afterwards they have ended.
+    """While this is open, processes that Lightning starts join this run. Afterwards they have ended.
 
-    Nothing of them is left that a later run of this process would take for its own. `last` is the run's last
-    checkpoint, from which this process learns how far processes came that were spawned."""
+    Nothing of them remains that a later run in this process could mistake for its own. `last` is the last checkpoint of
+    the run, from which this process learns how far spawned processes came."""
     kept = lightning_internals.environment_of_lightning()
     try:
         yield
@@ -46,7 +47,7 @@ def launched(trainer: Trainer, last: Path) -> Iterator[None]:
         raise  # all ranks leave together
     except BaseException:
         for process in lightning_internals.started_processes(trainer):
-            process.kill()  # it may wait for this one in a collective
+            process.kill()  # it may be waiting for this one in a collective
         raise
     finally:
         _wait_for_others(trainer)
@@ -63,22 +64,24 @@ def _wait_for_others(trainer: Trainer) -> None:
         process.wait()
     if started:
         lightning_internals.forget_processes(trainer)
-        if torch.distributed.is_initialized():  # by this run, for processes that are no more
+        if torch.distributed.is_initialized():  # by this run, for processes that have ended
             torch.distributed.destroy_process_group()
 
 
 def check_sharding(strategy: object, precision: str, decay: float | None, compiled: bool) -> None:
-    """Raise ConfigError for what FSDP would do wrong without a word."""
+    """Raise ConfigError for choices that FSDP would silently handle wrongly."""
     if not str(strategy).startswith("fsdp"):
         return
     if precision not in ("32-true", "auto"):
         raise ConfigError(
-            f"trainer.precision={precision} under FSDP would round λ and the likelihoods' parameters too: "
-            "use trainer.precision=32-true, or trainer=ddp"
+            f"trainer.precision must be 32-true under FSDP, not {precision}, which would round λ and the parameters of "
+            "likelihoods too; or use trainer=ddp"
         )
     if decay is not None:
-        raise ConfigError("ema.decay averages whole weights, which FSDP's processes do not hold: use trainer=ddp")
+        raise ConfigError(
+            "ema.decay must be null under FSDP, whose processes do not hold whole weights; or use trainer=ddp"
+        )
     if compiled:
         raise ConfigError(
-            "compile=true tries networks out on whole weights, which FSDP's processes do not hold: use trainer=ddp"
+            "compile must be false under FSDP, whose processes do not hold whole weights; or use trainer=ddp"
         )

@@ -1,4 +1,4 @@
-"""When values are logged, and the W&B logger, which works without an account, the network, or a question."""
+"""When values are logged, and the W&B logger, which works without an account, a network or a prompt."""
 
 import functools
 import logging
@@ -21,35 +21,35 @@ from agvae.wandb_account import address, logged_in, reachable
 log = logging.getLogger(__name__)
 
 FINISH_TIMEOUT = 600
-"""Seconds for which a finished run waits for its uploads; what is missing is on disk, for `wandb sync`."""
+"""Seconds for which a finished run waits for its uploads. The rest is on disk, for `wandb sync`."""
 
 
 def logs_after(trainer: Trainer, step: int) -> bool:
-    """Whether values are logged after optimiser step `step`; with trainer.log_every_n_steps=0 they never are."""
+    """Whether values are logged after optimiser step `step`. With trainer.log_every_n_steps=0 they never are."""
     return trainer.log_every_n_steps > 0 and step % trainer.log_every_n_steps == 0
 
 
 class ForgivingWandbLogger(WandbLogger):
-    """A WandbLogger that never ends a run: what goes wrong with W&B is a warning, once, and the run goes on.
+    """A WandbLogger that never ends a run. The first failure of W&B is a warning, and the run continues.
 
-    A run that cannot start online starts offline. It is finished with its training, so that the next one in the
-    same process has its own."""
+    A run that cannot start online starts offline. It is finished at the end of training, so that the next run in the
+    same process gets its own."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        del wandb_options(self)["anonymous"]  # which W&B has given up, and warns of even where it is None
-        # W&B raises nearly anything, from a full disk to a service that has died.
+        del wandb_options(self)["anonymous"]  # which W&B has deprecated, and warns about even if it is None
+        # W&B raises almost anything, for causes from a full disk to a service that has died.
         self.forgiving = Forgiving("W&B failed, and the run goes on without it")
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, started when it is first asked for."""
+        """The W&B run, started when it is first needed."""
         for fallback in ("offline", "disabled"):
             try:
                 return super().experiment
             except Exception as error:
-                log.warning("W&B cannot start %s, it is now %s: %s", wandb_options(self)["mode"], fallback, error)
+                log.warning("W&B could not start %s and is now %s: %s", wandb_options(self)["mode"], fallback, error)
                 wandb_options(self)["mode"] = fallback
         return super().experiment
 
@@ -72,19 +72,19 @@ class ForgivingWandbLogger(WandbLogger):
 
 
 def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
-    """A W&B run with its files in `run_dir`/wandb, online only for a user who is logged in and where W&B answers.
+    """A W&B run with its files in `run_dir`/wandb. It is online only if the user is logged in and W&B answers.
 
-    WANDB_MODE decides where it is set, but cannot make a run ask for a key. A resumed run continues its W&B run,
-    whose id is kept in `run_dir`; the agent of a sweep gives its runs their ids. `options` are those of
+    If WANDB_MODE is set, it decides, but it cannot make a run prompt for a key. A resumed run continues its W&B run,
+    whose id is stored in `run_dir`. The agent of a sweep sets the ids of its runs. `options` are those of
     `wandb.init`."""
     import wandb
 
-    if wandb.run is not None:  # of the job before, in a sweep: this one would log into it
+    if wandb.run is not None:  # of the previous job of a sweep, into which this one would log
         wandb.finish()
     mode = os.environ.get("WANDB_MODE", "online")
     if mode in ("online", "run") and not logged_in():
         mode = "offline"
-    # The other ranks write nothing. W&B itself would try for a minute and a half, and then stop the run.
+    # The other ranks write nothing. W&B itself would try for a minute and a half and then stop the run.
     if mode in ("online", "run") and rank_zero_only.rank == 0 and not reachable():
         log.warning("W&B does not answer at %s: this run is logged offline", address())
         mode = "offline"
@@ -99,10 +99,10 @@ def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
 
 
 def never_fails(logger: Logger) -> Logger:
-    """The same logger, whose failures, of which the first is a warning, never end a run: a full disk, for one."""
+    """The same logger, whose failures, such as a full disk, never end a run. The first failure is a warning."""
     forgiving = Forgiving(f"{type(logger).__name__} failed, and the run goes on without it")
     for name in ("log_metrics", "log_hyperparams", "save", "finalize", "after_save_checkpoint"):
-        # By name, so that it can be sent to processes that are spawned.
+        # By name, so that it can be sent to spawned processes.
         setattr(logger, name, functools.partial(_forgive, forgiving, logger, name))
     return logger
 

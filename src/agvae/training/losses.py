@@ -16,17 +16,17 @@ def ms_ssim_distortion(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 DISTORTIONS = {"mse": mse_of_batch, "msssim": ms_ssim_distortion}
-"""`loss.name` -> distortion of each image, (B,), on the scale that its λ ladder is meant for."""
+"""Maps `loss.name` to the distortion of each image, (B,), on the scale of its λ ladder."""
 
 
 FORMULAS = {"mse": "MSE on [0, 255]", "msssim": "1000·(1 − MS-SSIM)"}
-"""`loss.name` -> its distortion as a formula, which model files keep."""
+"""Maps `loss.name` to its distortion as a formula, which model files store."""
 
 
 def distortion(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The distortion that `loss.name` means: (x_hat, x), (B, 3, H, W) in [0, 1] twice -> (B,).
+    """The distortion called `loss.name`: (x_hat, x), (B, 3, H, W) in [0, 1] twice -> (B,).
 
-    Raises ConfigError for a name that means nothing."""
+    Raises ConfigError if there is none of that name."""
     try:
         return extensions.find("loss", name, DISTORTIONS)
     except ValueError as error:
@@ -34,54 +34,56 @@ def distortion(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def formula(name: str) -> str:
-    """The distortion that `loss.name` means as a formula: for one of the user's own, its name."""
+    """The distortion called `loss.name` as a formula. For a user's own loss, its name."""
     return FORMULAS.get(name, name)
 
 
 def lambda_ladder(ladder: Sequence[float], levels: int) -> list[float]:
-    """λ of each level, low to high rate: `ladder` itself, or for another number of levels log-spaced between its ends.
+    """λ of each level, low to high rate: `ladder` itself or, for another number of levels, λ log-spaced between its
+    ends.
 
     >>> [round(x, 4) for x in lambda_ladder([0.01, 0.02, 1.0], 5)]
     [0.01, 0.0316, 0.1, 0.3162, 1.0]
 
-    Raises ConfigError for one level, whose λ nothing but the wanted rate decides."""
+    Raises ConfigError for one level, because only the wanted rate determines its λ."""
     if levels == len(ladder):
         return list(ladder)
     if levels == 1:
-        raise ConfigError("a model of one level has one λ: choose it with loss.lambdas=[λ]")
+        raise ConfigError("a model with one level needs one λ: set loss.lambdas=[λ]")
     low, high = math.log(ladder[0]), math.log(ladder[-1])
     return [math.exp(low + (high - low) * s / (levels - 1)) for s in range(levels)]
 
 
 def level_lambdas(loss: dict, levels: int) -> list[float]:
-    """The λ that a `loss` configuration gives a model of `levels` levels: `lambdas`, or its `ladder` spread over them.
+    """The λ that a `loss` configuration defines for a model of `levels` levels: `lambdas`, or its `ladder` spread over
+    them.
 
-    A number on its own is a list of one. Raises ConfigError for a list of another length, or one that is not positive
-    and rising: quality rises with rate."""
+    A single number is a list of one. Raises ConfigError for a list of another length, or one that is not positive and
+    rising, because quality rises with rate."""
     if loss["lambdas"] is None:
         return lambda_ladder(loss["ladder"], levels)
     lambdas = numbers("loss.lambdas", loss["lambdas"])
     if len(lambdas) != levels:
-        raise ConfigError(
-            f"loss.lambdas has {len(lambdas)} values for a model of {levels} level{'s' * (levels > 1)}: give one each"
-        )
+        raise ConfigError(f"loss.lambdas must have one value for each level of the model, {levels}, not {len(lambdas)}")
     if min(lambdas) <= 0 or sorted(set(lambdas)) != lambdas:
-        raise ConfigError(f"loss.lambdas={lambdas} must be positive and rise with the level, low rate first")
+        raise ConfigError(f"loss.lambdas must be positive and rise with the level, low rate first, not {lambdas}")
     return lambdas
 
 
 def trained_levels(loss: dict, levels: int) -> list[int]:
-    """The levels that a `loss` configuration trains: all of the model's, or its `levels` alone.
+    """The levels that a `loss` configuration trains: all of the model's, or only its `levels`.
 
     >>> trained_levels({"levels": None}, 3), trained_levels({"levels": [2, 0]}, 3)
     ([0, 1, 2], [0, 2])
 
     Raises ConfigError for an empty list, and for levels that the model does not have."""
-    if loss.get("levels") is None:  # checkpoints from before this option have none
+    if loss.get("levels") is None:  # older checkpoints do not have this key
         return list(range(levels))
     chosen = {*numbers("loss.levels", loss["levels"])}
     if not chosen or not chosen <= {*range(levels)}:
-        raise ConfigError(f"loss.levels={loss['levels']} chooses from the levels 0 to {levels - 1} of this model")
+        raise ConfigError(
+            f"loss.levels must be among the levels of this model, 0 to {levels - 1}, not {loss['levels']}"
+        )
     return sorted(map(int, chosen))
 
 
