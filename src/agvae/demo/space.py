@@ -26,7 +26,7 @@ _REQUIREMENTS = (
 )
 """Packages that the page imports. A Space already has gradio."""
 
-_APP = '''"""The page of agvae, as a Space runs it."""
+_APP = '''"""The page of agvae in a Hugging Face Space."""
 
 from pathlib import Path
 
@@ -54,9 +54,9 @@ tags:
 # AG-VAE
 
 Choose a photo, move the slider, and compare the decoded picture with the original, JPEG, WebP and AVIF.
-Files can be downloaded, and decoded with `agvae decompress`.
+You can download the files and decode them with `agvae decompress`.
 
-This folder was written by `agvae demo --space`. `app.py` is the page and `agvae/` the package with its models.
+`agvae demo --space` wrote this folder. `app.py` is the page, and `agvae/` is the package with its models.
 """
 
 

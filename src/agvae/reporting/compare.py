@@ -173,7 +173,7 @@ def _panel(run: Run) -> tuple[Hashable, Panel]:
         return (run.dataset, run.images), Panel(run.dataset, words, True, published=published)
     data = run.config.get("data") or {}
     if not data:
-        return "unknown", Panel("Validation", "Images unknown, the models' own rates.", False)
+        return "unknown", Panel("Validation", "The images are unknown. Rates are the models' own estimates.", False)
     where = data.get("val_root") or data.get("root")
     name = data.get("name") if data.get("name") and not data.get("val_root") else where and Path(where).name
     name = str(name or data.get("layout"))

@@ -34,16 +34,16 @@ GAIN_VECTORS = Question(
     "gain_vectors",
     (*(f"fixed_{s}" for s in range(6)), "n2", "n3", "n4", "n6", "n8"),
     "How many gain vectors?",
-    "The runs of sweep=gain_vectors: n2 to n8 are models with so many gain vectors over one range of rates, fixed_0 to "
-    "fixed_5 are fixed-rate models at the λ of that range. Curves have points at the trained levels and half-way "
-    "between them, where a model lives on interpolation.",
+    "The runs of sweep=gain_vectors: n2 to n8 are models with 2 to 8 gain vectors over one range of rates, and fixed_0 "
+    "to fixed_5 are fixed-rate models at the λ of that range. Curves have points at the trained levels and half-way "
+    "between them, where gains are interpolated.",
 )
 ENTROPY = Question(
     "entropy",
     ("symmetric", "half_mass", "two_piece"),
     "Symmetric or asymmetric entropy?",
     "The runs of sweep=entropy: a Gaussian for each element of y, or one of the two forms of the asymmetric Gaussian. "
-    "The histograms are of log σ_l − log σ_r, which a latent that is symmetric would have at 0.",
+    "The histograms show log σ_l − log σ_r, which would be 0 for a symmetric latent.",
 )
 
 _STEP = "trainer/global_step"
@@ -95,7 +95,7 @@ def report(entity: str, project: str) -> Report:
         entity=entity,
         project=project,
         title="AG-VAE: gain vectors and entropy",
-        description="What the sweeps over gain vectors and entropy compare",
+        description="Comparison of the sweeps over gain vectors and entropy models",
         blocks=blocks,
         width="fluid",
     )
