@@ -159,6 +159,8 @@ def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Eval
                 else:
                     evaluation.rows += [{"image": str(path), **row} for row in rows]
         except KeyboardInterrupt:
+            if not evaluation.rows:
+                raise
             evaluation.interrupted = True
             log.warning("interrupted: results are over the %d images done", len(evaluation.images))
     if evaluation.skipped:
