@@ -265,6 +265,15 @@ def test_ctrl_c_keeps_the_images_that_are_done(pictures):
     assert {row["codec"] for row in run.rows} == {"jpeg", "Fake AG-VAE"}
 
 
+def test_ctrl_c_before_the_first_image_is_done_is_no_result(pictures):
+    class Interrupted(FakeCodec):
+        def decompress(self, blob):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_codecs([ModelCodec(Interrupted())], [pictures / "large.png"])
+
+
 def test_codecs_that_would_share_a_result_file_are_refused():
     with pytest.raises(ConfigError, match="different names"):
         evaluate_codecs([CLASSICAL_CODECS["jpeg"], replace(CLASSICAL_CODECS["jpeg"], name="JPEG")], [])

@@ -100,8 +100,8 @@ def _check_measured(measured: "Evaluation", on_kodak: bool) -> None:
     from agvae.evaluation import KODAK_IMAGES
 
     if not measured.rows:
-        reasons = [f"{path}: {reason}" for path, reason in measured.skipped.items()]
-        raise DataError("no image was evaluated" + (f"; {reasons[0]}" if reasons else ": interrupted"))
+        path, reason = next(iter(measured.skipped.items()))
+        raise DataError(f"no image was evaluated; {path}: {reason}")
     if on_kodak and len(measured.images) != KODAK_IMAGES:
         log.warning(
             "published curves are means over all %d images of Kodak, these results are over %d",

@@ -156,6 +156,8 @@ def evaluate_codecs(codecs: Sequence[ImageCodec], paths: Sequence[Path]) -> Eval
                 else:
                     evaluation.rows += [{"image": str(path), **row} for row in rows]
         except KeyboardInterrupt:
+            if not evaluation.rows:
+                raise
             evaluation.interrupted = True
             log.warning("interrupted: the results cover the %d images that were done", len(evaluation.images))
     if evaluation.skipped:
