@@ -1,4 +1,4 @@
-# Everything needs only Python 3.11 and make; the first call of any target makes .venv.
+# You need only Python 3.11 and make. The first call of any target creates .venv.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,15 +7,15 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart   evaluate the shipped model, compress a photo, train it a little further"
-	@echo "make test         the tests (some minutes on 2 cores)"
-	@echo "make test-all     with the slow ones"
-	@echo "make lint         what pre-commit checks: style and types"
-	@echo "make format       put the style right"
-	@echo "make sweeps       write sweeps/*.yaml anew from conf/sweep"
-	@echo "make docs         write docs/configuration.md anew from the schema"
-	@echo "make setup        only the virtual environment in $(VENV)"
-	@echo "make clean        delete $(VENV), outputs, multirun and the checkers' caches"
+	@echo "make quickstart   evaluate the default model, compress a photo, train the small model a little"
+	@echo "make test         run the tests (7 to 8 minutes on 2 cores)"
+	@echo "make test-all     run the tests, including slow ones"
+	@echo "make lint         check style and types, as pre-commit does"
+	@echo "make format       fix the style"
+	@echo "make sweeps       regenerate sweeps/*.yaml from conf/sweep"
+	@echo "make docs         regenerate docs/configuration.md from the schema"
+	@echo "make setup        create the virtual environment in $(VENV), and nothing else"
+	@echo "make clean        delete $(VENV), outputs, multirun and the caches of the checkers"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,7 +46,7 @@ quickstart: setup
 	@echo "The small model, trained further:     $(QUICK)/trained-here.safetensors, its logs in $(QUICK)/train"
 	@echo "All runs on one page:                 $(QUICK)/report.html"
 
-# One thread each: two processes with two threads would wait for each other.
+# One thread for each process, because two processes with two threads would wait for each other.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: setup
@@ -64,11 +64,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# sweeps/*.yaml, the grids of conf/sweep as W&B reads them.
+# sweeps/*.yaml: the grids of conf/sweep in the format of W&B.
 sweeps: setup
 	$(BIN)/python sweeps/make.py
 
-# docs/configuration.md, the reference of keys.
+# docs/configuration.md: the reference of all keys.
 docs: setup
 	$(BIN)/python docs/make.py
 

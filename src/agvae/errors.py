@@ -1,4 +1,4 @@
-"""Errors that a user can put right, and how they end a command: one line on standard error, no traceback."""
+"""Errors that a user can correct, and how they end a command: one line on standard error, without a traceback."""
 
 import logging
 import re
@@ -10,21 +10,22 @@ log = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work; the message says what is wrong and what to do. Ends a command with status 2."""
+    """A setting that cannot work. The message says what is wrong and what to do. Ends a command with status 2."""
 
 
 class DataError(ValueError):
-    """Input that cannot be used; the message names it. Ends a command with status 1."""
+    """Input that cannot be used. The message names it. Ends a command with status 1."""
 
 
 class JobError(Exception):
-    """A run of several has failed, and has said why itself. Ends a command with status 1, after the other runs."""
+    """One of several runs has failed, and has printed why. Ends a command with status 1, after the other runs."""
 
 
 class Forgiving:
-    """A context in which an exception is a warning, the first time, and afterwards nothing.
+    """A context in which the first exception becomes a warning, and later ones are ignored.
 
-    For what tells of a run and must not end it. `what` is the warning's sentence, which the reason follows."""
+    It is for code that reports on a run and must not end it. `what` is the sentence of the warning, which the reason
+    follows."""
 
     def __init__(self, what: str):
         self.what, self.warned = what, False
@@ -42,13 +43,13 @@ class Forgiving:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; for that of the CPU torch has no error of its own, and raises RuntimeError."""
+    """Whether memory ran out. For memory of the CPU, torch has no error of its own and raises RuntimeError."""
     words = r"(out of|not enough|allocate) memory"
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def leave_quietly_on_ctrl_c() -> None:
-    """Let Ctrl-C end this process without a traceback, while it still imports packages too."""
+    """Make Ctrl-C end this process without a traceback, even while it still imports packages."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if not issubclass(kind, KeyboardInterrupt):
@@ -58,8 +59,8 @@ def leave_quietly_on_ctrl_c() -> None:
 
 
 def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function`; its `ConfigError` ends the process with status 2, its `DataError` and an OSError that names a
-    file with 1, in one line."""
+    """Call `function`. Its `ConfigError` ends the process with status 2, and its `DataError`, or an OSError that names
+    a file, with status 1, in one line."""
     try:
         return function(*args)
     except ConfigError as error:
@@ -72,22 +73,22 @@ def exit_on_error(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def end(reason: object, status: int) -> NoReturn:
-    """Print an error on standard error, in one line, and leave with this exit status."""
+    """Print an error on standard error, in one line, and exit with this status."""
     print(f"error: {reason}", file=sys.stderr)
     sys.exit(status)
 
 
 def end_if_named(error: OSError) -> None:
-    """One without a file's name is a fault of the program rather than of a path that the user can change."""
+    """End the process if the error names a file. An error without one is a fault of the program, not of a path."""
     if error.filename:
         end(f"{error.filename}: {error.strerror}", 1)
 
 
 def numbers(key: str, value: Any) -> list[float]:
-    """The numbers of a configuration's `key`; one on its own, as in qualities=0.5, is a list of one.
+    """The numbers of a configuration's `key`. A single number, as in qualities=0.5, is a list of one.
 
     Raises ConfigError for anything else."""
     try:
         return [float(number) for number in ([value] if isinstance(value, str | int | float) else value)]
     except (TypeError, ValueError):
-        raise ConfigError(f"{key}={value} is not a list of numbers such as [0.5,1]") from None
+        raise ConfigError(f"{key} must be a list of numbers such as [0.5,1], not {value}") from None

@@ -1,4 +1,4 @@
-"""Several runs by one command, each in a process of its own."""
+"""Several runs by one command, each in a separate process."""
 
 import signal
 import subprocess
@@ -11,12 +11,12 @@ from agvae.errors import JobError
 
 
 def run_job(script: str, hydra: HydraConf) -> None:
-    """Run one job of a Hydra multirun as `script` in a process of its own, as if it had been started alone.
+    """Run one job of a Hydra multirun as `script` in a separate process, as if it had been started alone.
 
-    A process started for one run is what Lightning's launcher of several devices copies, and nothing of a run, from
-    memory on a GPU to its W&B run, is left to the next. Ctrl-C and SIGTERM reach the run, which saves itself, and
-    then end the multirun. Raises JobError if the run fails, so that Hydra goes on with the next and tells at the end.
-    """
+    Lightning's launcher for several devices copies a process that was started for one run. A separate process also
+    leaves nothing of a run to the next, from memory on a GPU to its W&B run. Ctrl-C and SIGTERM reach the run, which
+    saves itself, and then end the multirun. Raises JobError if the run fails, so that Hydra continues with the next and
+    reports the failure at the end."""
     directory = hydra.runtime.output_dir.replace("'", r"\'")
     overrides = [*hydra.overrides.hydra, *hydra.overrides.task]
     alone = ["hydra.mode=RUN", "hydra.output_subdir=null", f"hydra.run.dir='{directory}'"]
@@ -24,7 +24,7 @@ def run_job(script: str, hydra: HydraConf) -> None:
     stopped: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
-        if number == signal.SIGTERM:  # Ctrl-C the terminal sends to both
+        if number == signal.SIGTERM:  # the terminal sends Ctrl-C to both
             process.terminate()
         stopped.append(number)
 
