@@ -232,7 +232,9 @@ class Codec:
     @cached_property
     def search(self) -> Search:
         """The search for better latents, which `effort` asks for."""
-        return Search(self, self._file)
+        return Search(
+            self._learned, lambda file: np.asarray(self.decompress(file).convert("RGB")), self._file, self.device
+        )
 
     def _no_worse_than_flat(
         self, file: bytes, latent: Latent, header: Header, target: Target, other: "LosslessFile"

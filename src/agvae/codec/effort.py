@@ -5,22 +5,19 @@ refinement gains nothing. So no effort makes a file worse.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from agvae import metrics
 from agvae.codec import bitstream
+from agvae.codec.bitstream import Header
+from agvae.codec.learned import Latent, LearnedEncoder
 from agvae.codec.model_file import ModelFile
 from agvae.codec.rate_control import TargetError
 from agvae.codec.refinement import Latents, Refiner, Saved
 from agvae.images import Picture
 from agvae.quality import QUALITY_STEPS, quality_from_fixed
-
-if TYPE_CHECKING:
-    from agvae.codec.codec import Codec
-    from agvae.codec.learned import Latent
 
 STEPS = (0, 60, 200, 600)
 """Steps of gradient descent at each effort."""
@@ -35,17 +32,25 @@ _APART = QUALITY_STEPS // 4
 class Search:
     """Searches for better latents of pictures, for one codec."""
 
-    def __init__(self, codec: "Codec", model: ModelFile):
-        """`model` is that of the codec. Raises ConfigError if it does not name the loss that it was trained for."""
-        self._codec = codec
+    def __init__(
+        self,
+        encoder: LearnedEncoder,
+        decode: Callable[[bytes], np.ndarray],
+        model: ModelFile,
+        device: torch.device,
+    ):
+        """`encoder` and `decode` are those of the codec of `model`. `decode` gives a file's pixels, (H, W, 3) uint8.
+
+        Raises ConfigError if the model does not name the loss that it was trained for."""
+        self._encoder, self._decode, self._model = encoder, decode, encoder.latent_codec.model
         with torch.inference_mode(False):
-            self._refiner = Refiner(model.build_float(codec.device), model.info)
+            self._refiner = Refiner(model.build_float(device), model.info)
 
     def improve(
         self,
         file: bytes,
-        latent: "Latent",
-        meet: Callable[["Latent"], bytes],
+        latent: Latent,
+        meet: Callable[[Latent], bytes],
         target: str,
         steps: int,
         progress: Saved | None = None,
@@ -54,13 +59,14 @@ class Search:
 
         `target` is the target that `meet` meets: quality, bpp, bytes, psnr or ms_ssim. Better means a smaller R + λ·D
         at the same quality, a smaller distortion within the same size, or a smaller file with the same metric."""
-        fixed = bitstream.unpack(file).header.quality
+        header = bitstream.unpack(file).header
+        fixed = header.quality
         if target == "quality":
             refined = meet(self.refine(latent, fixed, steps, progress))
             return min(file, refined, key=lambda f: self.cost(f, latent.picture))
         share = _AGAIN / (_AGAIN + 1)
         first = self.refine(latent, fixed, steps, progress and (lambda done, bits: progress(done * share, bits)))
-        moved = self._moved(latent, first, fixed, target)
+        moved = self._moved(latent, first, header, target)
         again = progress and (lambda done, bits: progress(share + done * (1 - share), bits))
         second = self.refine(first, moved, max(1, steps // _AGAIN), again)
         try:
@@ -71,10 +77,10 @@ class Search:
             return min(file, refined, key=lambda f: self.distortion(f, latent.picture))
         return min(file, refined, key=len)
 
-    def refine(self, latent: "Latent", fixed: int, steps: int, progress: Saved | None = None) -> "Latent":
+    def refine(self, latent: Latent, fixed: int, steps: int, progress: Saved | None = None) -> Latent:
         """A latent with a smaller R + λ·D at quality `fixed`, in fixed point, after `steps` steps. The same latent if
         none is found."""
-        quality, model = quality_from_fixed(fixed), self._codec.model
+        quality, model = quality_from_fixed(fixed), self._model
         with torch.inference_mode():
             y_bar = model.scale(latent.y, quality)
             z_symbols = latent.z_symbols
@@ -92,18 +98,16 @@ class Search:
 
     def distortion(self, file: bytes, picture: Picture) -> float:
         """The distortion, in the units of the model's training loss, of the picture that `file` decodes to."""
-        return self._refiner.distortion(picture.pixels, np.asarray(self._codec.decompress(file).convert("RGB")))
+        return self._refiner.distortion(picture.pixels, self._decode(file))
 
-    def _moved(self, latent: "Latent", refined: "Latent", fixed: int, target: str) -> int:
-        """The quality at which a refined latent has, approximately, the size or the metric that `latent` has at
-        `fixed`."""
-        pixels, last = latent.picture.pixels, self._codec.last_quality * QUALITY_STEPS
+    def _moved(self, latent: Latent, refined: Latent, header: Header, target: str) -> int:
+        """The quality at which a refined latent has, approximately, the size or the metric that `latent` has at that of
+        `header`."""
+        pixels, fixed, last = latent.picture.pixels, header.quality, self._model.last_quality * QUALITY_STEPS
 
-        def reached(source: "Latent", quality: int) -> float:
-            file = self._codec.compress(source, quality=quality / QUALITY_STEPS, lossless=False)
-            if target in ("bpp", "bytes"):
-                return np.log(len(file))
-            return getattr(metrics, target)(pixels, np.asarray(self._codec.decompress(file).convert("RGB")))
+        def reached(source: Latent, quality: int) -> float:
+            file, decoded = self._encoder.at_quality(source, header, quality)
+            return np.log(len(file)) if target in ("bpp", "bytes") else getattr(metrics, target)(pixels, decoded())
 
         low, high = max(0, fixed - _APART), min(last, fixed + _APART)
         slope = (reached(latent, high) - reached(latent, low)) / (high - low)

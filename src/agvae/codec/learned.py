@@ -46,13 +46,16 @@ class LearnedEncoder:
         return self._within(latent, header, target) if target.is_size else self._reaching(latent, header, target)
 
     def at_quality(self, latent: Latent, header: Header, q_fixed: int) -> tuple[bytes, Callable[[], np.ndarray]]:
-        """The file of a quality, and what makes the pixels that a decoder gives for it: the encoder has its ŷ."""
+        """The file of a quality, and a function that computes the pixels a decoder gives for it, as RGB.
+
+        The encoder knows the decoder's ŷ, so only g_s is left to run."""
         header = self._at(header, q_fixed)
         coding = self._code(latent, header)
 
         def decoded() -> np.ndarray:
             quality = quality_from_fixed(q_fixed)
-            return synthesize(self._model, coding.y_hat, quality, header.height, header.width)
+            pixels = synthesize(self._model, coding.y_hat, quality, header.height, header.width)
+            return np.asarray(Picture(pixels, grey=True).to_pil().convert("RGB")) if header.grey else pixels
 
         return bitstream.pack(header, coding.encoder.finish()), decoded
 
@@ -98,10 +101,7 @@ class LearnedEncoder:
 
         def code(q_fixed: int) -> tuple[bytes, float]:
             file, decoded = self.at_quality(latent, header, q_fixed)
-            pixels = decoded()
-            if header.grey:
-                pixels = np.asarray(Picture(pixels, grey=True).to_pil().convert("RGB"))
-            return file, measure(pixels)
+            return file, measure(decoded())
 
         return smallest_reaching(code, target.value, (self._last_trained, self._last), target.name)
 
