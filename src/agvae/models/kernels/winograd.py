@@ -65,8 +65,7 @@ _KERNEL = _kernel_to_values()
 
 
 def pays(weight: Tensor, positions: int) -> bool:
-    """Whether this kernel is faster, as measured. On small maps, reading the kernel's values takes longer than using
-    them."""
+    """Whether this is faster, as measured. On small maps, reading the kernel's values takes longer than using them."""
     return min(weight.shape[:2]) >= 128 and positions >= 1536
 
 
