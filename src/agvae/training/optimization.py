@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name, as conf/optimizer and conf/scheduler give them."""
+"""Optimisers and learning-rate schedules by name, as conf/optimizer and conf/scheduler define them."""
 
 import math
 from collections.abc import Callable
