@@ -29,7 +29,7 @@ class EMA(Callback):
     def __init__(self, decay: float):
         """Raises ConfigError if the decay is outside (0, 1)."""
         if not 0 < decay < 1:
-            raise ConfigError(f"ema.decay={decay} is not between 0 and 1")
+            raise ConfigError(f"ema.decay must be above 0 and below 1, not {decay}")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.step = 0

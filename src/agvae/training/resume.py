@@ -34,7 +34,7 @@ def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, 
         content = torch.load(path, map_location="cpu", weights_only=True)
         content["hyper_parameters"], content["loops"]
     except Exception as error:  # whatever a file that is none makes torch raise
-        raise ConfigError(f"ckpt_path={path} is not a training checkpoint of this program") from error
+        raise ConfigError(f"ckpt_path must be a training checkpoint of agvae, not {path}") from error
     return path, content
 
 
@@ -104,7 +104,7 @@ def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps
         )
     if 0 <= max_steps <= checkpoint["global_step"]:
         raise ConfigError(
-            f"the checkpoint is of step {checkpoint['global_step']}, and trainer.max_steps={max_steps}: set it higher"
+            f"trainer.max_steps must be above {checkpoint['global_step']}, the step of the checkpoint, not {max_steps}"
         )
 
 
