@@ -359,7 +359,9 @@ def test_elsewhere_missing_codecs_are_left_out_by_name(configure, fake_model, tm
 def test_the_configuration_names_every_codec_and_program(configure):
     programs = [program for codec in (BPGCodec, VTMCodec, VVenCCodec) for program in codec.programs]
     assert set(configure().programs) == {*programs, "vtm_config", "timeout"}
-    assert f"of {', '.join(evaluation.CODEC_NAMES)}; [] for" in (ROOT / "conf/evaluate.yaml").read_text()
+    assert (
+        f"beside the model: {', '.join(evaluation.CODEC_NAMES)}. []: only" in (ROOT / "conf/evaluate.yaml").read_text()
+    )
 
 
 def test_a_missing_bd_rate_is_explained_once_for_all_anchors():

@@ -430,7 +430,7 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
         (["callbacks.last.every_n_steps=0"], r"callbacks\.last\.every_n_steps must be .*, not 0"),
         (["ckpt_path=last"], "no run"),
         (["ckpt_path=nowhere.ckpt"], "nowhere"),
-        ([f"ckpt_path={Path(__file__).as_posix()}"], "not a training checkpoint"),
+        ([f"ckpt_path={Path(__file__).as_posix()}"], "must be a training checkpoint"),
     ],
 )
 def test_choices_that_cannot_work_are_refused_in_one_line(tmp_path, overrides, reason):
@@ -454,7 +454,7 @@ def test_resuming_with_another_model_or_nothing_to_do_is_refused(uninterrupted):
     last = f"ckpt_path={uninterrupted}/checkpoints/last.ckpt"
     with pytest.raises(ConfigError, match=r"model\.gain\.levels=6"):
         train(configure(uninterrupted, last, "trainer.max_steps=9", "model.gain.levels=3"))
-    with pytest.raises(ConfigError, match="step 8"):
+    with pytest.raises(ConfigError, match="above 8, the step of the checkpoint"):
         train(configure(uninterrupted, last, "trainer.max_steps=8"))
 
 

@@ -30,7 +30,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from agvae.threads import use_threads
 
     if OmegaConf.is_missing(cfg, "checkpoint"):
-        raise ConfigError("checkpoint=… is not set: name a .ckpt, a .safetensors file or a shipped model")
+        raise ConfigError("checkpoint must be set to a .ckpt file, a .safetensors file or the name of a shipped model")
     config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     configuration.checked(configuration.Evaluation, config)
     extensions.trust_all(config["data"])
@@ -225,8 +225,9 @@ def _check(config: dict[str, Any]) -> None:
         side = config["data"][key]
         if config["loss"]["name"] == "msssim" and side is not None and side < MS_SSIM_SMALLEST_SIDE:
             raise ConfigError(
-                f"loss=msssim compares pictures at five scales, which need sides of at least {MS_SSIM_SMALLEST_SIDE} "
-                f"pixels, and data.{key}={side}: set data.{key}=192 or more"
+                f"data.{key} must be at least 192 with loss=msssim, not {side}: MS-SSIM compares five scales, which "
+                "need "
+                f"sides of at least {MS_SSIM_SMALLEST_SIDE} pixels"
             )
     trainer = config["trainer"]
     launch.check_sharding(trainer["strategy"], trainer["precision"], config["ema"]["decay"], config["compile"])

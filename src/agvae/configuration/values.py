@@ -1,4 +1,4 @@
-"""Sections of the configuration, and the words for the values of a key, in errors and in the reference alike."""
+"""Sections of the configuration, and the text that describes a key's values, in errors and in the reference alike."""
 
 import types
 from collections.abc import Iterable, Iterator
@@ -14,25 +14,25 @@ from agvae import extensions
 
 
 class Section(BaseModel):
-    """Some keys that belong together. Each has a type, a range and, as its description, a meaning.
+    """Keys that belong together. Each has a type, a range and, as its description, a meaning.
 
-    A key that is not declared is an error. Values are taken as they are: a word is no number."""
+    A key that is not declared is an error. Values are not converted: a word is not a number."""
 
     GROUPS: ClassVar[tuple[str, ...]] = ()
-    """Hydra's groups of a whole configuration: the folders of conf/ that its options come from."""
+    """Hydra's groups of a whole configuration: the folders of conf/ that hold its options."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Words:
-    """The words for the kinds of values that a type takes, where its annotation does not give them."""
+    """The text for the kinds of values that a type accepts, if its annotation does not give them."""
 
     def __init__(self, *kinds: str):
         self.kinds = [*kinds]
 
 
 Numbers = Annotated[Annotated[list[float], Field(min_length=1)] | float, Words("a number", "a list of numbers")]
-"""One number on its own stands for a list of one."""
+"""A single number stands for a list of one."""
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
 
@@ -49,11 +49,11 @@ Text = Annotated[str, Field(min_length=1)]
 FilePath = Annotated[str, Field(min_length=1), Words("a path")]
 
 OWN = "package.module:name"
-"""How a choice of the user's own is written; also the tag of its section."""
+"""The notation of a user's own choice, and the tag of its section."""
 
 
 class Part(Words):
-    """One of the built-in names, or a part of a kind that lives in another package: see `agvae.extensions`."""
+    """The name of a built-in part, or of a part of a kind from another package: see `agvae.extensions`."""
 
     def __init__(self, kind: str, *built_in: str):
         super().__init__(*built_in, OWN)
@@ -63,7 +63,7 @@ class Part(Words):
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def check(self, name: str) -> str:
-        """The name. Raises ValueError if it means nothing."""
+        """The name. Raises ValueError if there is no such part."""
         if extensions.IMPORT_PATH.fullmatch(name):
             extensions.imported(name)
         elif name not in self.built_in and name not in extensions.names(self.kind):
@@ -72,7 +72,7 @@ class Part(Words):
 
 
 _LARGE = 2**31
-"""Upper bounds from here on only keep nonsense out, and go unsaid."""
+"""Upper bounds from here on exist only to exclude nonsense, and texts do not mention them."""
 
 
 def by_name(value: Any) -> str:
@@ -81,26 +81,26 @@ def by_name(value: Any) -> str:
 
 
 def is_own(kind: str, value: Any) -> bool:
-    """Whether a group's section chooses a part that lives in another package."""
+    """Whether a group's section chooses a part from another package."""
     return ":" in by_name(value) or by_name(value) in extensions.names(kind)
 
 
 def by_name_or_own(kind: str) -> Discriminator:
-    """As `by_name`; OWN for a part that lives in another package."""
+    """Like `by_name`, but OWN for a part from another package."""
     return Discriminator(lambda value: OWN if is_own(kind, value) else by_name(value))
 
 
 BUILT_IN = "built in"
-"""The tag of one section for all the choices that are not the user's own."""
+"""The tag of a single section for all choices that are not the user's own."""
 
 
 def built_in_or_own(kind: str) -> Discriminator:
-    """BUILT_IN, or OWN for a part that lives in another package."""
+    """BUILT_IN, or OWN for a part from another package."""
     return Discriminator(lambda value: OWN if is_own(kind, value) else BUILT_IN)
 
 
 def choices(annotation: Any) -> dict[str, type[Section]]:
-    """The sections that a group chooses from, by tag; empty for any other annotation."""
+    """The sections from which a group chooses, by tag. Empty for any other annotation."""
     found: dict[str, type[Section]] = {}
     for option in get_args(annotation):
         if get_origin(option) is not Annotated:
@@ -113,7 +113,8 @@ def choices(annotation: Any) -> dict[str, type[Section]]:
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, null or not; None if it holds a value or a choice of sections."""
+    """The section of a field, whether it may be null or not. None if the field holds a value or a choice of
+    sections."""
     options = (annotation, *get_args(annotation))
     return next((option for option in options if isinstance(option, type) and issubclass(option, Section)), None)
 
@@ -132,7 +133,7 @@ def fields_of(section: type[Section], prefix: str = "", choice: str = "") -> Ite
 
 
 def words_of(field: FieldInfo) -> str:
-    """The values that a field takes, as the end of the sentence "it must be …"."""
+    """The values that a field accepts, as the end of the sentence "it must be …"."""
     return either(_kinds(field.annotation, field.metadata))
 
 

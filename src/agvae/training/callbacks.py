@@ -22,22 +22,21 @@ log = logging.getLogger(__name__)
 
 
 class EMA(Callback):
-    """An exponential moving average of the weights, float32, used in validation and preferred by export.
+    """An exponential moving average of the weights in float32. Validation uses it, and export prefers it.
 
-    It is saved in a checkpoint as `ema`, {name in the model: tensor}; the trained weights stay in `state_dict`.
-    """
+    A checkpoint stores it as `ema`, {name in the model: tensor}. The trained weights stay in `state_dict`."""
 
     def __init__(self, decay: float):
-        """Raises ConfigError for a decay outside (0, 1)."""
+        """Raises ConfigError if the decay is outside (0, 1)."""
         if not 0 < decay < 1:
-            raise ConfigError(f"ema.decay={decay} is not between 0 and 1")
+            raise ConfigError(f"ema.decay must be above 0 and below 1, not {decay}")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.step = 0
         self.swapped = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A resumed run has its average by now; a checkpoint from a run without EMA starts one from its weights.
+        # A resumed run has its average by now. From a checkpoint without EMA, the average starts with the weights.
         weights = pl_module.model.state_dict()
         self.average = {
             name: self.average.get(name, value).detach().to(value.device, _averaged(value.dtype), copy=True)
@@ -49,7 +48,7 @@ class EMA(Callback):
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
-        # Early weights are far from useful: the average forgets them at the rate at which steps come in.
+        # Early weights are far from useful, so at first the average forgets them faster.
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         weights = pl_module.model.state_dict()
         for name in [name for name, value in weights.items() if not value.is_floating_point()]:
@@ -173,10 +172,10 @@ class SkippedSteps(Callback):
 
 
 class DataWait(Callback):
-    """Logs `train/data_wait`, the share of the time since it was logged last that the loop waited for its loader.
+    """Logs `train/data_wait`: since the last time it was logged, the share of the time that the loop waited for its
+    loader.
 
-    Validation does not count. The loader says in `waited` how many seconds it was waited for; of one that does not,
-    nothing is logged."""
+    Validation does not count. The loader reports the seconds in `waited`. If a loader does not, nothing is logged."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.since, self.waited = time.perf_counter(), getattr(trainer.train_dataloader, "waited", None)
@@ -196,7 +195,7 @@ class DataWait(Callback):
 
 
 class Compile(Callback):
-    """Compiles the networks for training; validation, whose pictures have all sizes, runs them as they are."""
+    """Compiles the networks for training. Validation, whose pictures have all sizes, runs them uncompiled."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule.config

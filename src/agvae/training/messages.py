@@ -1,4 +1,4 @@
-"""Lines that a run prints on standard output: its settings at the start, its files and the next commands at the end."""
+"""Lines that a run prints on standard output: its settings at the start, and its files and next commands at the end."""
 
 import shlex
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from agvae.training.module import AGVAEModule
 
 @rank_zero_only
 def say(lines: Iterator[str]) -> None:
-    """Print lines, on the first rank alone."""
+    """Print lines on the first rank only."""
     for line in lines:
         print(line)
 
@@ -30,7 +30,7 @@ def opening(
     data: ImageDataModule,
     first_step: int | None,
 ) -> Iterator[str]:
-    """The settings of a run that starts, or goes on from `first_step`."""
+    """The settings of a run that starts, or resumes from `first_step`."""
     yield f"run:        {run_dir}" + (f", from step {first_step}" if first_step is not None else "")
     yield f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}"
     yield f"levels:     {module.model.levels}, λ = {', '.join(f'{value:.4g}' for value in module.lambdas)}"
@@ -42,7 +42,7 @@ def opening(
 
 
 def closing(config: dict[str, Any], run_dir: Path, trainer: Trainer) -> Iterator[str]:
-    """The files of a run that has ended after at least one step, and the commands that go on with them.
+    """The files of a run that has ended after at least one step, and commands to continue with.
 
     A model of another project is evaluated beside one of ours."""
     folder = run_dir / CHECKPOINTS
@@ -63,7 +63,7 @@ def closing(config: dict[str, Any], run_dir: Path, trainer: Trainer) -> Iterator
 
 
 def _too_long(scheduler: dict[str, Any], steps: int) -> Iterator[str]:
-    """Lines about a warm-up or a decay that does not fit into a run of so many steps."""
+    """Lines about a warm-up or a decay that does not fit into a run of this many steps."""
     for key, consequence in (
         ("warmup_steps", "the learning rate does not reach its full height"),
         ("total_steps", "the learning rate does not come down to its end"),
@@ -81,7 +81,7 @@ def _model_name(config: dict[str, Any]) -> str:
 
 
 def _batch(trainer: Trainer, batch_size: int) -> str:
-    """Patches of an optimiser step, and how they come together."""
+    """Patches of an optimiser step, and how they are composed."""
     parts = [f"{batch_size} on each of {trainer.world_size} device{'s' * (trainer.world_size > 1)}"]
     if trainer.num_nodes > 1:
         parts.append(f"{trainer.num_nodes} nodes")

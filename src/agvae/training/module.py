@@ -1,4 +1,4 @@
-"""What Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
+"""The module that Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
 
 from typing import Any
 
@@ -82,11 +82,11 @@ class AGVAEModule(LightningModule):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The facts of the run: see `agvae.facts`."""
+        """The facts of the run. See `agvae.facts`."""
         return {"run": self.run_id, "model": self.hparams["model"], "loss": self.hparams["loss"]}
 
     def setup(self, stage: str) -> None:
-        """Lay tensors out with channels last, the faster way, where that is safe."""
+        """Store tensors with channels last, which is faster, if that is safe."""
         # On a CPU oneDNN's weight gradient of a strided 1×1 convolution then writes out of bounds, and may be wrong
         # without a word (oneDNN issue 6035, torch 2.11).
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
@@ -99,14 +99,14 @@ class AGVAEModule(LightningModule):
         checkpoint["precision"] = self.trainer.precision  # a resumed run keeps what trainer.precision=auto chose
 
     def pixels(self, image: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W), as it comes to the device at a quarter of the bytes, to floats in [0, 1]."""
+        """uint8 (B, 3, H, W), which takes a quarter of the bytes on the way to the device, to floats in [0, 1]."""
         return image.to(self.dtype, memory_format=self.memory_format) / 255
 
     def draw_levels(self, size: int) -> Tensor:
-        """(size,) of the levels to train, as `loss.level_sampling` says.
+        """(size,): the levels to train, according to `loss.level_sampling`.
 
-        sample: each picture of a batch has one of its own; batch: they share one (the paper's); stratified: each has
-        its own, drawn so that a batch holds all levels equally often, or but for one."""
+        sample: each picture of a batch has its own level; batch: they share one (the paper's); stratified: each has its
+        own, drawn so that a batch has all levels equally often, up to one."""
         sampling, count = self.hparams.loss["level_sampling"], len(self.levels)
         if sampling == "stratified":
             offset = torch.rand((), device=self.device)
@@ -176,11 +176,12 @@ class AGVAEModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the network's gradients alone: the quantiles' have another scale, and would take most of the norm.
+        """Clip only the gradients of the network. Those of the quantiles have another scale and would dominate the
+        norm.
 
-        A gradient that is not finite makes the optimiser skip this step. The device alone knows, and waits for nobody:
-        `step_skipped`, a boolean tensor, tells those who ask later. Gradients are those of all ranks by now, so all
-        skip together."""
+        If a gradient is not finite, the optimiser skips this step. Only the device knows, and nothing waits for it:
+        `step_skipped`, a boolean tensor, tells those who ask later. At this point, gradients are those of all ranks, so
+        all ranks skip together."""
         network, quantiles = (group["params"] for group in optimizer.param_groups)
         norm = self._gradient_norm(network)
         if gradient_clip_val and gradient_clip_algorithm == "value":
@@ -244,7 +245,7 @@ class AGVAEModule(LightningModule):
 
 
 def step_seed(seed: int, rank: int, batch: int) -> int:
-    """A 63-bit seed for torch's generators: a hash of the run's seed, the rank and the batch's number."""
+    """A 63-bit seed for torch's generators: a hash of the run's seed, the rank and the number of the batch."""
     return int(np.random.SeedSequence((seed, rank, batch)).generate_state(1, np.uint64)[0]) >> 1
 
 

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name, as conf/optimizer and conf/scheduler give them."""
+"""Optimisers and learning-rate schedules by name, as conf/optimizer and conf/scheduler define them."""
 
 import math
 from collections.abc import Callable
@@ -84,5 +84,5 @@ FACTORS = {"constant": constant, "cosine": cosine, "wsd": wsd, "multistep": mult
 
 def _choose(known: dict[str, Any], group: str, name: str) -> Any:
     if name not in known:
-        raise ConfigError(f"{group}.name is one of {', '.join(known)}, not {name!r}")
+        raise ConfigError(f"{group}.name must be one of {', '.join(known)}, not {name!r}")
     return known[name]

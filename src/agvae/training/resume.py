@@ -1,4 +1,4 @@
-"""Start from an earlier run: go on after its checkpoint, or begin with its weights."""
+"""Starts from an earlier run: resumes from its checkpoint, or begins with its weights."""
 
 import copy
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from agvae.training.directories import CONFIG, LAST
 
 
 def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, dict[str, Any]]:
-    """Path and content of the checkpoint that `ckpt_path` means: a file, or with `last` the last one of `run_dir`.
+    """Path and content of the checkpoint that `ckpt_path` names: a file or, for `last`, the last one of `run_dir`.
 
-    (None, {}) for None. Raises ConfigError if it is missing or no checkpoint."""
+    (None, {}) for None. Raises ConfigError if it is missing or is not a checkpoint."""
     if ckpt_path is None:
         return None, {}
     path = run_dir / LAST if ckpt_path == "last" else Path(ckpt_path)
@@ -34,14 +34,14 @@ def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, 
         content = torch.load(path, map_location="cpu", weights_only=True)
         content["hyper_parameters"], content["loops"]
     except Exception as error:  # whatever a file that is none makes torch raise
-        raise ConfigError(f"ckpt_path={path} is not a training checkpoint of this program") from error
+        raise ConfigError(f"ckpt_path must be a training checkpoint of agvae, not {path}") from error
     return path, content
 
 
 def continued(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a run that a command resumes: that which it saved, under the options that are given now.
+    """The configuration of a run that a command resumes: the saved one, with the given options laid over it.
 
-    A program that calls `agvae.engine.train` gives a whole configuration, which stays as it is."""
+    A program that calls `agvae.engine.train` gives a complete configuration, which is not changed."""
     if config["ckpt_path"] is None or not HydraConfig.initialized():
         return config
     ckpt_path = config["ckpt_path"]
@@ -58,10 +58,10 @@ def continued(config: dict[str, Any]) -> dict[str, Any]:
 def laid_over(
     saved: dict[str, Any], config: dict[str, Any], defaults: dict[str, Any], given: Sequence[str]
 ) -> dict[str, Any]:
-    """A saved configuration with what a command's options, `given`, say in its place.
+    """A saved configuration in which a command's options, `given`, replace values.
 
-    `config` is composed of the defaults and these options. They say the keys that they name, all keys of a group whose
-    option they choose, and the keys in which `config` differs from `defaults`, as after experiment=NAME."""
+    `config` is composed of the defaults and these options. They replace the keys that they name, all keys of a group
+    whose option they choose, and the keys in which `config` differs from `defaults`, as after experiment=NAME."""
     parsed = OverridesParser.create().parse_overrides([*given])
     named = {override.key_or_group.replace("/", ".") for override in parsed}
     groups = {override.key_or_group.replace("/", ".") for override in parsed if "." not in override.key_or_group}
@@ -104,14 +104,14 @@ def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps
         )
     if 0 <= max_steps <= checkpoint["global_step"]:
         raise ConfigError(
-            f"the checkpoint is of step {checkpoint['global_step']}, and trainer.max_steps={max_steps}: set it higher"
+            f"trainer.max_steps must be above {checkpoint['global_step']}, the step of the checkpoint, not {max_steps}"
         )
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Where two model configurations differ, as the overrides that would make `wanted` what was found.
+    """The differences between two model configurations, as the overrides that would turn `wanted` into the other one.
 
-    But for the quantiser of training: it has no weights, and may change on the way."""
+    The training quantiser does not count: it has no weights and may change during training."""
     found, wanted = flat(found), flat(wanted)
     keys = [key for key in found | wanted if not key.startswith("quantizer.")]
     return [f"model.{key}={found.get(key)}" for key in keys if found.get(key) != wanted.get(key)]

@@ -1,4 +1,4 @@
-"""Lightning's trainer for a run, with everything that goes around the training step."""
+"""Lightning's trainer for a run, with its callbacks and loggers."""
 
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from agvae.training.pace import Pace
 
 
 def build_trainer(config: dict[str, Any], run_dir: Path, checkpoint: dict[str, Any]) -> Trainer:
-    """The trainer of a resolved configuration; a resumed `checkpoint` (else empty) may decide its precision.
+    """The trainer of a resolved configuration. A resumed `checkpoint` (otherwise empty) may decide its precision.
 
     The options in force, such as the chosen precision, become config["trainer"]. Raises ConfigError for a choice that
     cannot work."""
     options = dict(config["trainer"])
     interval, steps = options["val_check_interval"], options["max_steps"]
     if isinstance(interval, int) and isinstance(steps, int) and 0 < steps < interval:
-        options["val_check_interval"] = steps  # so that a short run ends with an RD curve too
+        options["val_check_interval"] = steps  # so that a short run also ends with an RD curve
     callbacks, loggers = _callbacks(config), _loggers(config)
     if options["precision"] == "auto":
         options["precision"] = acceleration.choose_precision(options, config["model"], checkpoint.get("precision"))

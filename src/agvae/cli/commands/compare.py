@@ -32,8 +32,7 @@ def compare(options: argparse.Namespace) -> None:
         if (file.header.width, file.header.height) != (width, height):
             size = f"{file.header.width}×{file.header.height}"
             raise BitstreamError(
-                f"holds a picture of {size}, but the original is {width}×{height}; give the picture that the file was "
-                "made from"
+                f"holds a picture of {size}, but the original is {width}×{height}; give its own original"
             )
         if file.header.kind is Kind.LEARNED:
             decoded = Codecs(options).of(file.header.fingerprint).decompress(file, max_pixels=options.max_pixels)
