@@ -50,9 +50,9 @@ class Best(Section):
     filename: Text = Field(description="name of the file, without the suffix")
     monitor: Metric = Field(description="the logged value that decides")
     mode: Literal["min", "max"] = Field("min", description="whether the lowest or the highest value is the best")
-    save_top_k: Annotated[int, Field(ge=-1, le=1000)] = Field(1, description="how many to keep; −1: all")
+    save_top_k: Annotated[int, Field(ge=-1, le=1000)] = Field(1, description="number of checkpoints to keep; −1: all")
     auto_insert_metric_name: bool = Field(
-        description="false: no = in names of files, which Hydra would take for an override"
+        description="false: no = in file names, which Hydra would read as an override"
     )
     enable_version_counter: bool = Field(description="false: a new best replaces the old one")
 
@@ -93,9 +93,11 @@ class Tracking(Section):
     pictures: Annotated[int, Field(ge=0, le=1024)] = Field(
         description="held-out pictures in the panel of reconstructions"
     )
-    qualities: Numbers | None = Field(description="of the panel; null: the lowest, the middle and the highest level")
+    qualities: Numbers | None = Field(
+        description="qualities in the panel; null: the lowest, the middle and the highest level"
+    )
     growth: Annotated[float, Field(ge=1, le=1000)] = Field(
-        description="figures again when the step has grown by this factor; 1: at every validation"
+        description="log figures again when the step has grown by this factor; 1: at every validation"
     )
 
 

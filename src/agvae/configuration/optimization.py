@@ -19,17 +19,17 @@ class Loss(Section):
     ladder: Lambdas = Field(
         description="λ, low to high rate; log-spaced between its ends if the model has another number of levels"
     )
-    lambdas: Numbers | None = Field(description="your own λ instead, one for each level, rising")
+    lambdas: Numbers | None = Field(description="your own λ in place of the ladder, one for each level, rising")
     levels: (
         Annotated[list[Annotated[int, Field(ge=0)]] | Annotated[int, Field(ge=0)], Words("a level", "a list of levels")]
         | None
-    ) = Field(None, description="train these levels alone, for a model whose others are not used; null: all")
+    ) = Field(None, description="train only these levels, for a model whose other levels are not used; null: all")
     level_weight_power: Annotated[float, Field(ge=-10, le=10)] = Field(
-        description="p: a picture weighs λ^(−p) in the loss; 0 is the paper's, which favours high rates"
+        description="p: the weight of a picture in the loss is λ^(−p); the paper has 0, which favours high rates"
     )
     level_sampling: Literal["stratified", "sample", "batch"] = Field(
-        description="stratified: each picture of a batch has its own level, and a batch has all equally often; sample: "
-        "each draws its own; batch: they share one (the paper's)"
+        description="stratified: each picture of a batch has its own level, and a batch has all levels equally often; "
+        "sample: each picture draws its own; batch: all pictures share one (the paper's)"
     )
 
     @model_validator(mode="after")
@@ -42,14 +42,16 @@ class Loss(Section):
 class Optimizer(Section):
     name: Literal["adam", "adamw"] = Field(description="Adam, or Adam with decoupled weight decay; fused")
     lr: Amount = Field(description="learning rate of the network")
-    quantile_lr: Amount = Field(description="of the prior's quantiles, which have a loss of their own and no schedule")
+    quantile_lr: Amount = Field(
+        description="learning rate of the prior's quantiles, which have a loss of their own and no schedule"
+    )
     betas: Annotated[
         list[Annotated[float, Field(ge=0, lt=1)]],
         Field(min_length=2, max_length=2),
         Words("a list of two numbers from 0 to below 1"),
     ] = Field(description="decay of the running mean and square of the gradient")
     weight_decay: Amount = Field(
-        description="adam: L2 penalty on the network; adamw: share of lr by which a weight shrinks in a step"
+        description="adam: L2 penalty on the network; adamw: a weight shrinks by this share of lr in each step"
     )
 
 
@@ -74,7 +76,7 @@ class Cosine(_Ending):
 
 class WSD(_Ending):
     name: Literal["wsd"] = Field(
-        description="warm-up, stable, decay: a run may be prolonged from any checkpoint of its stable part"
+        description="warm-up, stable, decay: a run can be extended from any checkpoint of its stable part"
     )
     decay_share: Share = Field(description="share of the run in which the learning rate falls, linearly")
     final_factor: Share = Field(description="learning rate at the end, as a share of lr")

@@ -27,16 +27,17 @@ class Trainer(Section):
         | Annotated[str, Field(pattern=r"^(auto|-1|\d+(,\d+)*)$")]
         | Annotated[list[Annotated[int, Field(ge=0, le=2**16)]], Field(min_length=1)],
         Words("auto", "a number of devices", "a list of their numbers"),
-    ] = Field(description="how many, or which; with more than one, strategy auto is ddp")
+    ] = Field(description="number of devices, or a list of them; with more than one, strategy auto is ddp")
     strategy: Text = Field(description="auto, ddp, fsdp, …")
-    num_nodes: Annotated[int, Field(ge=1, le=2**16)] = Field(description="machines")
+    num_nodes: Annotated[int, Field(ge=1, le=2**16)] = Field(description="number of machines")
     precision: (
         Literal[
             "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "16", "bf16", "64"
         ]
         | Literal[16, 32, 64]
     ) = Field(
-        description="auto: bf16-mixed where it is faster and right, else 32-true; likelihoods and losses are float32"
+        description="auto: bf16-mixed if it is faster and correct, else 32-true; likelihoods and losses are always "
+        "float32"
     )
     max_steps: Limit = Field(description="optimiser steps; −1: no limit")
     max_epochs: Limit | None = Field(description="passes over the data; −1: no limit")
@@ -49,24 +50,26 @@ class Trainer(Section):
         Annotated[int, Field(ge=1, le=2**40)] | Annotated[float, Field(gt=0, le=1)],
         Words("a whole number from 1 on", "a share of an epoch"),
     ] = Field(description="batches between validations")
-    check_val_every_n_epoch: Count | None = Field(description="null: the interval runs on over the ends of epochs")
+    check_val_every_n_epoch: Count | None = Field(description="null: the interval continues across epochs")
     num_sanity_val_steps: Limit = Field(
-        description="validation images tried before training, so that a fault shows at once; −1: all"
+        description="validation images tried before training, to show faults at once; −1: all"
     )
     limit_train_batches: Annotated[Batches, _BATCHES] | None = Field(
-        description="batches of an epoch that are used, for trying things out"
+        description="number of batches of an epoch that are used, for experiments"
     )
-    limit_val_batches: Annotated[Batches, _BATCHES] | None = Field(description="validation images that are used")
-    overfit_batches: Annotated[Batches, _BATCHES] = Field(description="train on so many batches alone")
+    limit_val_batches: Annotated[Batches, _BATCHES] | None = Field(
+        description="number of validation images that are used"
+    )
+    overfit_batches: Annotated[Batches, _BATCHES] = Field(description="train only on this number of batches")
     log_every_n_steps: Annotated[int, Field(ge=0, le=2**40)] = Field(
         description="steps between logged values; 0: none are logged"
     )
     enable_model_summary: bool = Field(description="Lightning's table of layers")
-    min_epochs: Count | None = Field(None, description="fewest passes over the data")
-    min_steps: Count | None = Field(None, description="fewest optimiser steps")
+    min_epochs: Count | None = Field(None, description="smallest number of passes over the data")
+    min_steps: Count | None = Field(None, description="smallest number of optimiser steps")
     enable_progress_bar: bool = Field(True, description="false: no bar; needs callbacks.progress_bar=null")
     gradient_clip_algorithm: Literal["norm", "value"] | None = Field(
-        None, description="what gradient_clip_val limits; null: norm"
+        None, description="the quantity that gradient_clip_val limits; null: norm"
     )
     deterministic: bool | Literal["warn"] | None = Field(None, description="deterministic algorithms on GPUs")
     benchmark: bool | None = Field(None, description="cuDNN's search for the fastest algorithms")
@@ -82,7 +85,8 @@ class EMA(Section):
 
 class Validation(Section):
     qualities: Numbers | None = Field(
-        description="qualities of the RD curve beside the levels, e.g. [0.5, 1.25]; null: half-way between levels"
+        description="qualities of the RD curve in addition to the levels, e.g. [0.5, 1.25]; null: half-way between "
+        "levels"
     )
 
 
@@ -94,22 +98,23 @@ class Training(Section):
         "optimizer", "scheduler", "trainer", "callbacks", "logger", "experiment", "sweep", "debug",
     )  # fmt: skip
 
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(description="of weights, patches, levels and noise")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(description="seed of weights, patches, levels and noise")
     ckpt_path: FilePath | None = Field(
-        description="resume: a checkpoint's path, or last for the newest run; the run's own configuration goes on"
+        description="resume from a checkpoint: its path, or last for the newest run; the run keeps its own "
+        "configuration"
     )
     init_from: FilePath | None = Field(
         description="start from the weights of a checkpoint, a model file or a shipped model with the same model.*"
     )
     threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="on a CPU, of each process; null: as many as the cores that it may use"
+        None, description="threads of each process on a CPU; null: one for each core that it may use"
     )
     compile: bool = Field(
-        description="compile the transforms (a minute at the start); where that cannot be, they run as they are"
+        description="compile the transforms (a minute at the start); if that fails, they run uncompiled"
     )
     ema: EMA
     validation: Validation
-    run_dir: FilePath = Field(description="everything that a run writes")
+    run_dir: FilePath = Field(description="folder of everything that a run writes")
     model: Model
     loss: Loss
     data: DataConfig
@@ -118,15 +123,17 @@ class Training(Section):
     trainer: Trainer
     callbacks: Callbacks
     logger: Logger
-    variants: dict[str, dict[str, Any]] | None = Field(None, description="the points of sweep=…")
-    entropy: Text | None = Field(None, description="the point of sweep=entropy that a run is")
-    gain_units: Text | None = Field(None, description="the point of sweep=gain_units that a run is")
-    gain_vectors: Text | None = Field(None, description="the point of sweep=gain_vectors that a run is")
+    variants: dict[str, dict[str, Any]] | None = Field(None, description="the choices of sweep=…")
+    entropy: Text | None = Field(None, description="the choice of a run in sweep=entropy")
+    gain_units: Text | None = Field(None, description="the choice of a run in sweep=gain_units")
+    gain_vectors: Text | None = Field(None, description="the choice of a run in sweep=gain_vectors")
 
     @model_validator(mode="after")
     def _has_a_sweep(self) -> "Training":
         for key in ("entropy", "gain_units", "gain_vectors"):
             point = getattr(self, key)
             if point is not None and point not in (self.variants or {}):
-                raise ValueError(f"{key} must be a point of sweep={key}, not {point}; for the model, set model.*")
+                raise ValueError(
+                    f"{key} must be one of the choices of sweep={key}, not {point}; to change the model, set model.*"
+                )
         return self
