@@ -79,7 +79,7 @@ def test_the_reference_is_what_the_schema_makes():
         ("+foo=1", "foo is not a key of the configuration: it has seed"),
         ("+scheduler.decay_share=0.5", r"not be set with scheduler=cosine: remove it with ~scheduler\.decay_share"),
         ("+model.transforms.blocks=2", "choose model/transforms=depthwise"),
-        ("+entropy=symmetric", r"point of sweep=entropy.*model\.\*"),
+        ("+entropy=symmetric", r"choices of sweep=entropy.*model\.\*"),
         ("~seed", r"seed is missing.*add \+seed"),
         ("model.transforms.name=vgg", r"model\.transforms\.name must be minnen2018, .*, not vgg"),
         ("optimizer.betas=[0.9,1]", r"two numbers from 0 to below 1, not \[0\.9, 1\]"),
