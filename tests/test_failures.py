@@ -452,7 +452,7 @@ def test_a_logger_that_fails_is_named_once_and_never_ends_a_run(tmp_path, monkey
     with caplog.at_level(logging.WARNING):
         train(configure(tmp_path, "trainer.max_steps=3"))
     assert load(tmp_path)["global_step"] == 3
-    assert caplog.text.count("failed, and the run goes on without it") == 1
+    assert caplog.text.count("failed, and the run continues without it") == 1
 
 
 def test_a_guarded_logger_still_logs(tmp_path):

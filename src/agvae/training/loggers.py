@@ -39,7 +39,7 @@ class ForgivingWandbLogger(WandbLogger):
         super().__init__(**options)
         del wandb_options(self)["anonymous"]  # which W&B has deprecated, and warns about even if it is None
         # W&B raises almost anything, for causes from a full disk to a service that has died.
-        self.forgiving = Forgiving("W&B failed, and the run goes on without it")
+        self.forgiving = Forgiving("W&B failed, and the run continues without it")
 
     @property
     @rank_zero_experiment
@@ -100,7 +100,7 @@ def wandb_logger(run_dir: str, **options: Any) -> ForgivingWandbLogger:
 
 def never_fails(logger: Logger) -> Logger:
     """The same logger, whose failures, such as a full disk, never end a run. The first failure is a warning."""
-    forgiving = Forgiving(f"{type(logger).__name__} failed, and the run goes on without it")
+    forgiving = Forgiving(f"{type(logger).__name__} failed, and the run continues without it")
     for name in ("log_metrics", "log_hyperparams", "save", "finalize", "after_save_checkpoint"):
         # By name, so that it can be sent to spawned processes.
         setattr(logger, name, functools.partial(_forgive, forgiving, logger, name))

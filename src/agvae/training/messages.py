@@ -54,9 +54,9 @@ def closing(config: dict[str, Any], run_dir: Path, trainer: Trainer) -> Iterator
     yield f"stopped:    after step {trainer.global_step}; checkpoints in {folder}: {', '.join(kept)}"
     yield f"logs:       {', '.join(logs)}"
     if is_peer(config["model"]):
-        yield f"go on with: python evaluate.py checkpoint={DEFAULT_MODEL} codecs=[compressai:{best}]"
+        yield f"next steps: python evaluate.py checkpoint={DEFAULT_MODEL} codecs=[compressai:{best}]"
     else:
-        yield f"go on with: python evaluate.py checkpoint={best}"
+        yield f"next steps: python evaluate.py checkpoint={best}"
         yield f"            agvae export {best} model.safetensors"
     if trainer.global_step != trainer.max_steps:
         yield f"            {shlex.join(['python', 'train.py', f'ckpt_path={run_dir / LAST}'])}"

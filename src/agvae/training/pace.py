@@ -1,4 +1,4 @@
-"""How fast a run goes and how long it will take."""
+"""The pace of a run, and how long it will take."""
 
 import time
 from datetime import timedelta
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from agvae.training.lightning_internals import has_time_limit, is_accumulating
 
 LONG = 3600.0
-"""Seconds from which on a run on a CPU is told of experiments that are meant for one."""
+"""If a run on a CPU takes at least this many seconds, it is told of the experiments that are meant for a CPU."""
 
 
 class Pace(Callback):

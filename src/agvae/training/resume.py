@@ -100,7 +100,7 @@ def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps
     different = differences(checkpoint["hyper_parameters"]["model"], model)
     if different:
         raise ConfigError(
-            f"a resumed run must keep {' '.join(different)}: leave these options out, or begin anew without ckpt_path"
+            f"a resumed run must keep {' '.join(different)}: remove these options, or start a new run without ckpt_path"
         )
     if 0 <= max_steps <= checkpoint["global_step"]:
         raise ConfigError(
