@@ -157,7 +157,7 @@ class SkippedSteps(Callback):
         log.warning("step %d skipped: a loss or gradient is not finite (%s)", asked.step, files)
         if self.row < self.in_a_row:
             return
-        row, self.row = self.row, 0  # a run that resumes from here starts a new count
+        row, self.row = self.row, 0  # a run that goes on from here counts anew
         if trainer.world_size > 1:
             of_ranks: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(of_ranks, files)
@@ -166,7 +166,7 @@ class SkippedSteps(Callback):
                 raise SystemExit(0)  # at a failure the launcher would kill rank zero before it has saved and said why
         raise DivergenceError(
             f"{row} steps in a row, up to step {asked.step}, had a loss or gradient that is not finite; "
-            f"files of the last: {files}; last.ckpt has the weights of the last good step: resume with ckpt_path=last "
+            f"files of the last: {files}; last.ckpt has the weights of the last good step: go on with ckpt_path=last "
             "and a lower optimizer.lr, or leave these files out"
         )
 
