@@ -370,7 +370,7 @@ def test_errors_are_sentences_on_the_page(browser, address, photo, tmp_path):
         before = numbers(tab)
         for name, data, words in (
             ("text.png", b"no picture", "Not an image that can be read."),
-            ("large.png", large.getvalue(), "The picture is over 1000000 pixels, the limit."),
+            ("large.png", large.getvalue(), "The picture exceeds the limit of 1000000 pixels."),
         ):
             (tmp_path / name).write_bytes(data)
             tab.locator("#upload input[type=file]").set_input_files(tmp_path / name)
