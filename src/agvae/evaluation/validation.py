@@ -15,14 +15,15 @@ class Measured(NamedTuple):
     """A validation batch at one quality, as callbacks see it: `validation_step` returns one for each.
 
     bpp, psnr (dB) and ms_ssim (NaN where it is not defined) are (B,); channel_bpp (B, M) is the rate of each channel
-    of y in bits per pixel; decoded (B, 3, H, W) is uint8."""
+    of y in bits per pixel; decoded (B, 3, H, W) is uint8, or None where the rate alone is measured, and the metrics are
+    NaN."""
 
     quality: float
     bpp: Tensor
     psnr: Tensor
     ms_ssim: Tensor
     channel_bpp: Tensor
-    decoded: Tensor
+    decoded: Tensor | None
 
 
 def rd_curve(points: Sequence[dict[str, float]], name: str = "AG-VAE") -> Curve:

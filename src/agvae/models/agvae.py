@@ -42,7 +42,22 @@ class Output(NamedTuple):
     @property
     def bits(self) -> Tensor:
         """(B,): the rate of each picture, in bits."""
-        return sum(-p.log2().flatten(1).sum(1) for p in (self.y_likelihoods, self.z_likelihoods))
+        return _bits(self.y_likelihoods, self.z_likelihoods)
+
+
+class TrainedLatent(NamedTuple):
+    """Latents of pictures as training sees them, with its quantiser in the place of rounding.
+
+    y_hat (B, M, H/16, W/16) is what the distortion sees. The likelihoods are as in `Output`."""
+
+    y_hat: Tensor
+    y_likelihoods: Tensor
+    z_likelihoods: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """(B,): the rate of each picture, in bits."""
+        return _bits(self.y_likelihoods, self.z_likelihoods)
 
 
 class Parameters(NamedTuple):
@@ -65,6 +80,11 @@ class CodedLatent(NamedTuple):
     y_likelihoods: Tensor
     z_symbols: Tensor
     z_likelihoods: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """(B,): the rate of each picture, in bits."""
+        return _bits(self.y_likelihoods, self.z_likelihoods)
 
     @property
     def symbols(self) -> Tensor:
@@ -187,10 +207,13 @@ class AGVAE(nn.Module):
         coding order of the context, and gives exactly what the codec's decoder gives."""
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(f"height and width must be multiples of {self.stride}, not {tuple(x.shape[2:])}")
-        if not self.training:
-            coded = self.code(self.g_a(x).float(), quality)
-            return Output(self.synthesize(coded.y_hat, quality), coded.y_likelihoods, coded.z_likelihoods)
-        y_bar = self.analyze(x, quality)
+        y = self.latent(x)
+        coded = self.code_for_training(y, quality) if self.training else self.code(y, quality)
+        return Output(self.synthesize(coded.y_hat, quality), coded.y_likelihoods, coded.z_likelihoods)
+
+    def code_for_training(self, y: Tensor, quality: Tensor | float) -> TrainedLatent:
+        """Quantise y = g_a(x), (B, M, H/16, W/16), with the training quantiser; the gradient passes through."""
+        y_bar = self.scale(y, quality)
         z_bar = self.hyper_analyze(y_bar, quality)
         z_rate = quantize_for_rate(z_bar, self.quantizer)
         z_hat = quantize_for_distortion(z_bar, z_rate, self.quantizer, self.prior.medians)
@@ -198,7 +221,7 @@ class AGVAE(nn.Module):
         raw = self.context(self.hyper_synthesize(z_hat, quality), y_rate)
         parameters = self.split(raw.unflatten(1, (-1, self.M)), dim=1)
         y_hat = quantize_for_distortion(y_bar, y_rate, self.quantizer, parameters.mu)
-        return Output(self.synthesize(y_hat, quality), self.likelihood(y_rate, parameters), self.prior(z_rate))
+        return TrainedLatent(y_hat, self.likelihood(y_rate, parameters), self.prior(z_rate))
 
     @torch.no_grad()
     def code(self, y: Tensor, quality: Tensor | float) -> CodedLatent:
@@ -223,7 +246,11 @@ class AGVAE(nn.Module):
 
     def analyze(self, x: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = g_a(x) · m(q), (B, M, H/16, W/16)."""
-        return self.scale(self.g_a(x).float(), quality)  # bfloat16 would round what is quantised
+        return self.scale(self.latent(x), quality)
+
+    def latent(self, x: Tensor) -> Tensor:
+        """y = g_a(x), (B, M, H/16, W/16), in float32: bfloat16 would round what is quantised."""
+        return self.g_a(x).float()
 
     def scale(self, y: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = y · m(q)."""
@@ -289,12 +316,17 @@ class AGVAE(nn.Module):
         return self.prior.aux_loss()
 
     def quantile_parameters(self) -> list[nn.Parameter]:
-        """The parameters that `aux_loss` trains."""
-        return [self.prior.quantiles]
+        """The parameters that `aux_loss` trains; none if the prior is frozen."""
+        return [p for p in [self.prior.quantiles] if p.requires_grad]
 
     def network_parameters(self) -> list[nn.Parameter]:
-        """All other parameters."""
-        return [p for p in self.parameters() if p is not self.prior.quantiles]
+        """All other parameters that are not frozen."""
+        return [p for p in self.parameters() if p is not self.prior.quantiles and p.requires_grad]
+
+
+def _bits(*likelihoods: Tensor) -> Tensor:
+    """(B,): the bits of symbols with these probabilities, maps of B pictures."""
+    return sum(-p.log2().flatten(1).sum(1) for p in likelihoods)
 
 
 def _levels(gain: dict[str, Any]) -> int:

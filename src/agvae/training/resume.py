@@ -1,6 +1,7 @@
 """Start from an earlier run: go on after its checkpoint, or begin with its weights."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,20 @@ from agvae.facts import flat
 from agvae.models.peers import PeerModel
 from agvae.models.trainable import Trainable
 from agvae.training.directories import CONFIG, LAST
+
+log = logging.getLogger(__name__)
+
+SECTIONS = {
+    "g_a": ("transforms",),
+    "g_s": ("transforms",),
+    "h_a": ("transforms",),
+    "h_s": ("transforms", "entropy", "context"),
+    "context": ("transforms", "entropy", "context"),
+    "prior": ("transforms",),
+    "gain": ("transforms", "gain"),
+    "hyper_gain": ("transforms", "gain"),
+}
+"""By part of an AG-VAE, the sections of its configuration that decide what its weights mean."""
 
 
 def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -95,13 +110,18 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
-def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps: int) -> None:
-    """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take."""
+def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], frozen: Sequence[str], max_steps: int) -> None:
+    """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take.
+
+    A resumed run also keeps its frozen parts, since the optimiser has no state for them."""
     different = differences(checkpoint["hyper_parameters"]["model"], model)
     if different:
         raise ConfigError(
             f"a resumed run must keep {' '.join(different)}: leave these options out, or begin anew without ckpt_path"
         )
+    before = checkpoint["hyper_parameters"].get("freeze", [])  # earlier versions froze nothing
+    if {*before} != {*frozen}:
+        raise ConfigError(f"a resumed run must keep freeze=[{','.join(before)}], not [{','.join(frozen)}]")
     if 0 <= max_steps <= checkpoint["global_step"]:
         raise ConfigError(
             f"the checkpoint is of step {checkpoint['global_step']}, and trainer.max_steps={max_steps}: set it higher"
@@ -117,10 +137,11 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [f"model.{key}={found.get(key)}" for key in keys if found.get(key) != wanted.get(key)]
 
 
-def initialise(model: Trainable, name_or_path: str) -> None:
+def initialise(model: Trainable, name_or_path: str, anew: Sequence[str] = ()) -> None:
     """Give `model` the weights of a checkpoint, averaged ones where it has them, of a model file or a shipped model.
 
-    Raises ConfigError if it cannot be read, or is of another model."""
+    The parts named in `anew` keep the weights that they have. Raises ConfigError if the source cannot be read, or
+    differs in a section of the configuration that another part depends on."""
     try:
         if isinstance(model, PeerModel):
             model.start_from(*model_file.read_checkpoint(name_or_path)[:2])
@@ -129,6 +150,16 @@ def initialise(model: Trainable, name_or_path: str) -> None:
         found = read(name_or_path)
     except (model_file.ModelError, ConfigError) as error:
         raise ConfigError(f"init_from={name_or_path}: {error}") from error
-    if different := differences(found.config, model.config):
-        raise ConfigError(f"init_from={name_or_path} is another model: it has {' '.join(different)}")
-    model.load_state_dict(found.weights)
+    taken = [name for name, _ in model.named_children() if name not in anew]
+    needed = {section for name in taken for section in SECTIONS[name]}
+    different = [
+        change for change in differences(found.config, model.config) if change.split(".")[1].split("=")[0] in needed
+    ]
+    if different:
+        raise ConfigError(
+            f"init_from={name_or_path} is another model: it has {' '.join(different)}; "
+            "parts that depend on this can start anew with init_except=[…]"
+        )
+    weights = {name: value for name, value in found.weights.items() if name.partition(".")[0] in taken}
+    model.load_state_dict({**model.state_dict(), **weights})
+    log.info("from %s: %s; anew: %s", name_or_path, ", ".join(taken), ", ".join(anew) or "nothing")
