@@ -47,7 +47,7 @@ QUESTIONS = {  # arms and their settings; the first is what the others are compa
         for form, settings in FORMS.items()
     },
     "contexts": {
-        "none": ["model/context=none", "~model.context.width"],
+        "none": ["model/context=none"],
         **{
             f"{context} {width}": [f"model/context={context}", f"model.context.width={width}"]
             for width in (96, 192)

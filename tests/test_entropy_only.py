@@ -1,11 +1,13 @@
 """Another entropy model for a trained codec: frozen parts, weights taken by part, and training on kept latents."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import recording
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -192,10 +194,9 @@ def test_the_gradient_of_the_rate_alone_is_that_of_the_whole_loss(rate_module, s
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [2, 3])
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(codec, trained, tmp_path, step):
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(codec, trained, tmp_path):
     options = [*ENTROPY_ONLY, f"init_from={codec}", "latents.crops=5", "trainer.val_check_interval=3"]
-    train(configure(tmp_path, *options, f"trainer.max_steps={step}"))
+    train(configure(tmp_path, *options, "trainer.max_steps=2"))
     train(configure(tmp_path, *options, "trainer.max_steps=6", "ckpt_path=last"))
     resumed, whole = load(tmp_path), load(trained)
     assert resumed["global_step"] == whole["global_step"] == 6
@@ -219,16 +220,19 @@ def test_latents_are_computed_once_and_an_interrupted_computation_goes_on(traine
     assert calls == [3]
 
 
-def test_the_run_exports_to_a_model_whose_files_decode(trained, tmp_path, photo):
+@torch.no_grad()
+def test_the_run_exports_to_a_codec_that_decodes_what_it_encoded(trained, tmp_path, photo):
     path = tmp_path / "model.safetensors"
     assert agvae(["export", str(trained / "checkpoints" / "last.ckpt"), str(path)]) in (0, None)
-    codec = Codec.load(path)
-    picture = photo.crop((0, 0, 80, 72))
-    blob = codec.compress(picture, quality=1.5)
-    decoded = codec.decompress(blob)
-    assert decoded.size == picture.size
-    assert codec.compress(picture, quality=1.5) == blob
-    assert np.array_equal(np.array(Codec.load(path).decompress(blob)), np.array(decoded))
+    picture = photo.crop((0, 0, 128, 64))
+    blob = Codec.load(path).compress(picture, quality=5)
+    _, z_read, y_read = recording(Codec.load(path), blob)
+    model = model_file.load(path).build()
+    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
+    coded = model.code(model.latent(x), 5.0)
+    assert np.array_equal(np.sort(y_read), np.sort(coded.symbols.numpy().ravel()))
+    assert np.array_equal(np.sort(z_read), np.sort(coded.z_symbols.numpy().ravel()))
+    assert np.unique(y_read).size > 2
 
 
 @pytest.mark.parametrize(
@@ -268,3 +272,47 @@ def test_a_latent_too_large_for_float16_is_refused(codec, tmp_path, monkeypatch)
     options = [*ENTROPY_ONLY, f"init_from={codec}", "latents.crops=2", "trainer.max_steps=1"]
     with pytest.raises(DataError, match=r"too large for float16: set latents\.dtype=float32"):
         train(configure(tmp_path, *options))
+
+
+# --- the benchmark that compares entropy models
+
+
+@pytest.fixture(scope="module")
+def entropy_models():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        import entropy_models
+
+        yield entropy_models
+        for name in ("entropy_models", "common", "variants"):
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.slow
+def test_the_arms_of_a_question_differ_in_the_entropy_model_alone(entropy_models):
+    for question, changed in (("entropy", "entropy"), ("contexts", "context")):
+        models, others = set(), set()
+        for setting in entropy_models.QUESTIONS[question].values():
+            overrides = ["experiment=entropy_only", *setting, "run_dir=."]
+            with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+                config = OmegaConf.to_container(compose("train", overrides), resolve=True)
+            models.add(str(config["model"].pop(changed)))
+            others.add(str(config))
+        assert len(models) == len(entropy_models.QUESTIONS[question])
+        assert len(others) == 1
+
+
+def test_rates_are_compared_with_those_of_the_first_arm_and_the_same_seed(entropy_models, capsys):
+    def result(*levels):
+        return {"validation": {"1": [9.0, 9.0], "2": list(levels)}, "images": {"a": list(levels), "b": list(levels)}}
+
+    first = {"0": result(1.0, 2.0), "1": result(2.0, 4.0)}
+    other = {"0": result(0.9, 2.0), "1": result(2.2, 5.0), "2": result(9.0, 9.0)}
+    for where in ("held-out", "images"):
+        assert entropy_models.relative(other, first, where) == [
+            "+0.00 % (-10.00 to +10.00)",
+            "+12.50 % (+0.00 to +25.00)",
+        ]
+    assert entropy_models.relative({"0": other["0"]}, first, "images") == ["-10.00 %", "+0.00 %"]
+    entropy_models.show("entropy", {"symmetric": first, "other": other})
+    assert "| symmetric, bpp | 2 | 1.5000 | 3.0000 |" in capsys.readouterr().out

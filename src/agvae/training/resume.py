@@ -10,6 +10,7 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
@@ -162,4 +163,9 @@ def initialise(model: Trainable, name_or_path: str, anew: Sequence[str] = ()) ->
         )
     weights = {name: value for name, value in found.weights.items() if name.partition(".")[0] in taken}
     model.load_state_dict({**model.state_dict(), **weights})
-    log.info("from %s: %s; anew: %s", name_or_path, ", ".join(taken), ", ".join(anew) or "nothing")
+    _say("from %s: %s; anew: %s", name_or_path, ", ".join(taken), ", ".join(anew) or "nothing")
+
+
+@rank_zero_only
+def _say(message: str, *values: object) -> None:
+    log.info(message, *values)
