@@ -96,7 +96,7 @@ def costs(checkpoint, path):
     encoding, blob = best_time(lambda: codec.compress(picture, quality=2.0), 2)
     decoding, _ = best_time(lambda: codec.decompress(blob), 2)
     weights = model_file.read_checkpoint(checkpoint).weights
-    count = sum(w.numel() for name, w in weights.items() if name.partition(".")[0] in ("h_s", "context", "prior"))
+    count = sum(w.numel() for name, w in weights.items() if name.partition(".")[0] in ("h_s", "context"))
     return {"parameters": count, "encoding_time": encoding, "decoding_time": decoding}
 
 
