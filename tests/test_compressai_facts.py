@@ -6,10 +6,11 @@ import torch
 
 from agvae.entropy import likelihood
 from agvae.entropy.factorized import FactorizedPrior
-from agvae.models.agvae import AGVAE, Parameters
+from agvae.models.agvae import AGVAE
 from agvae.models.coding_order import RasterOrder
 from agvae.models.context import TapConv
 from agvae.models.layers import GDN
+from agvae.models.outputs import Parameters
 from agvae.models.quantization import add_noise, quantize_for_distortion, quantize_for_rate
 
 MAP = (1, 128, 32, 32)

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from agvae.codec import model_file
 from agvae.configuration import Evaluation, Training, checked
 from agvae.engine import train
 from agvae.models import AGVAE
@@ -56,5 +57,8 @@ def test_every_experiment_takes_two_steps(experiment, tmp_path):
     machine = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "compile=false"]
     data = ["data=sample", "data.cache=memory", "init_from=null"]
     cfg = configure(f"experiment={experiment}", "debug=fast", *small, *machine, *data, f"run_dir={tmp_path}")
+    if cfg.freeze:
+        cfg.init_from, cfg.latents.crops = str(tmp_path / "codec.safetensors"), 4
+        model_file.from_model(AGVAE.from_config(OmegaConf.to_container(cfg.model, resolve=True))).save(cfg.init_from)
     assert train(cfg).global_step == 2
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()

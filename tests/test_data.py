@@ -24,7 +24,7 @@ from PIL import Image
 
 from agvae.data import Batch, DataConfig, ImageDataModule, evaluation_images, list_images
 from agvae.data.bundled_photos import HELD_OUT, TRAIN, sample_photos
-from agvae.data.cache import DiskImages, _fingerprint
+from agvae.data.cache import DiskImages, fingerprint
 from agvae.data.datasets import centre_crop
 from agvae.data.download import KODAK_SHA256, download
 from agvae.data.layouts import find_files, hold_out
@@ -327,13 +327,13 @@ def test_those_who_need_one_disk_cache_at_once_build_it_once_also_after_one_that
     calls = []
     monkeypatch.setattr("agvae.data.cache.load_rgb", lambda path: calls.append(path) or load_rgb(path))
     cache, paths = tmp_path / "cache", sorted(folder.iterdir())
-    left = cache / f"building-{_fingerprint(paths)}-0"
+    left = cache / f"building-{fingerprint(paths)}-0"
     left.mkdir(parents=True)
     (left / "pixels.u8").write_bytes(b"half")
     with ThreadPoolExecutor() as pool:  # each opens the lock for itself, as a process does
         built = list(pool.map(lambda _: DiskImages(paths, cache), range(4)))
     assert sorted(calls) == paths
-    assert sorted(path.name for path in cache.iterdir()) == [_fingerprint(paths), f"{_fingerprint(paths)}.lock"]
+    assert sorted(path.name for path in cache.iterdir()) == [fingerprint(paths), f"{fingerprint(paths)}.lock"]
     for images in built:
         assert all(np.array_equal(images[index], load_rgb(path)) for index, path in enumerate(paths))
 

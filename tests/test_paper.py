@@ -13,8 +13,8 @@ from agvae.codec.bitstream import unpack
 from agvae.entropy.densities import likelihood
 from agvae.evaluation import CLASSICAL_CODECS, Curve, write_curve
 from agvae.metrics import psnr
-from agvae.models.agvae import Parameters
 from agvae.models.context import CONTEXTS
+from agvae.models.outputs import Parameters
 from agvae.quality import quality_from_fixed
 from agvae.reporting import paper
 from agvae.reporting.latents import bit_map, bits, expected_histogram, gaussian_of

@@ -153,6 +153,8 @@ def train(cfg: DictConfig) -> Any:
         from agvae.training import resume
 
         config = resume.continued(config)
+    # Configurations of earlier versions, which a resumed run goes on with, lack these keys.
+    config = {"freeze": [], "init_except": [], "latents": {"crops": None}} | config
     configuration.checked(configuration.Training, config)
     extensions.trust_all(config)
 
@@ -162,6 +164,7 @@ def train(cfg: DictConfig) -> Any:
     from agvae.threads import use_threads
     from agvae.training import directories, launch, messages, resume
     from agvae.training.environment import environment
+    from agvae.training.latents import LatentDataModule
     from agvae.training.module import AGVAEModule
     from agvae.training.trainer import build_trainer
 
@@ -171,18 +174,20 @@ def train(cfg: DictConfig) -> Any:
     _check(config)
     ckpt_path, checkpoint = resume.load_checkpoint(config["ckpt_path"], run_dir)
     if checkpoint:
-        resume.check_resumable(checkpoint, config["model"], config["trainer"]["max_steps"])
+        resume.check_resumable(checkpoint, config["model"], config["freeze"], config["trainer"]["max_steps"])
 
-    data = ImageDataModule.from_config(config["data"], seed=config["seed"])
+    data: ImageDataModule = ImageDataModule.from_config(config["data"], seed=config["seed"])
+    if config["latents"]["crops"] is not None:
+        data = LatentDataModule(data.config, config["latents"], config["seed"])
     data.setup()
     # All ranks have the same weights. Random draws in training differ by rank.
     seed_everything(config["seed"], verbose=False)
     module = AGVAEModule(
-        **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed")}
+        **{key: config[key] for key in ("model", "loss", "optimizer", "scheduler", "validation", "seed", "freeze")}
     )
     _check_exportable(module.model)
     if config["init_from"] is not None and not checkpoint:
-        resume.initialise(module.model, str(config["init_from"]))
+        resume.initialise(module.model, str(config["init_from"]), config["init_except"])
 
     trainer = build_trainer(config, run_dir, checkpoint)
     record = {**config, "environment": environment()}
@@ -219,7 +224,7 @@ def _check_exportable(model: Any) -> None:
 def _check(config: dict[str, Any]) -> None:
     """Raise ConfigError for choices of different groups that do not fit together."""
     from agvae.metrics import MS_SSIM_SMALLEST_SIDE
-    from agvae.training import launch
+    from agvae.training import latents, launch
 
     for key in ("patch_size", "val_crop"):
         side = config["data"][key]
@@ -229,5 +234,11 @@ def _check(config: dict[str, Any]) -> None:
                 "need "
                 f"sides of at least {MS_SSIM_SMALLEST_SIDE} pixels"
             )
+    if config["latents"]["crops"] is not None:
+        latents.check_size(config["latents"], config["model"]["transforms"]["M"], config["data"]["patch_size"])
     trainer = config["trainer"]
+    if config["freeze"] and str(trainer["strategy"]).startswith("fsdp"):
+        raise ConfigError(
+            "freeze must be [] under FSDP, which holds trained and frozen weights as one: use trainer=ddp"
+        )
     launch.check_sharding(trainer["strategy"], trainer["precision"], config["ema"]["decay"], config["compile"])

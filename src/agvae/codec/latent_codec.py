@@ -11,8 +11,9 @@ from torch import Tensor
 from agvae.codec.features import bands
 from agvae.entropy.coder import Decoder, Encoder
 from agvae.entropy.tables import TOTAL, Tables, scale_index
-from agvae.models.agvae import AGVAE, Parameters
+from agvae.models.agvae import AGVAE
 from agvae.models.coding_order import Cell
+from agvae.models.outputs import Parameters
 from agvae.strides import Y_PER_Z
 
 _BYTES_PER_BYTE = 2**14

@@ -23,8 +23,9 @@ from torch import Tensor
 from agvae.codec.tiling import CPU_WORKSPACE, Tile, tile_side, tiles
 from agvae.errors import ConfigError
 from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, mse_of_batch, psnr
-from agvae.models.agvae import AGVAE, Parameters
+from agvae.models.agvae import AGVAE
 from agvae.models.coding_order import Cell, WholeFeatures
+from agvae.models.outputs import Parameters
 from agvae.strides import STRIDE_Z, Y_PER_Z
 
 LADDERS = {"mse": (0.0003, 0.001, 0.003, 0.007, 0.03, 0.05), "msssim": (0.0006, 0.001, 0.003, 0.007, 0.03, 0.07)}

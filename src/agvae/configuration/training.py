@@ -1,14 +1,32 @@
 """The keys of conf/train.yaml, all of them: what `python train.py` takes."""
 
+import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from agvae.configuration.data import DataConfig
-from agvae.configuration.model import Model
+from agvae.configuration.model import AGVAE, Model
 from agvae.configuration.objects import Callbacks, Logger
 from agvae.configuration.optimization import Loss, Optimizer, Scheduler
-from agvae.configuration.values import Amount, Count, FilePath, Numbers, Section, Text, Words
+from agvae.configuration.values import Amount, Count, FilePath, Numbers, Section, Text, Words, either
+
+PARTS = ("g_a", "g_s", "h_a", "h_s", "context", "prior", "gain", "hyper_gain")
+"""The parts of an AG-VAE that a run can freeze or start anew, by the names of the model's attributes."""
+
+
+def _parts(names: list[str]) -> list[str]:
+    """The names. Raises ValueError for one that is no part, with the nearest that is."""
+    for name in names:
+        if name not in PARTS:
+            near = difflib.get_close_matches(name, PARTS, 1, 0.0)[0]
+            raise ValueError(
+                f"{{key}} must name parts of the model ({either(PARTS)}), not {name}: the nearest is {near}"
+            )
+    return names
+
+
+Parts = Annotated[list[str], AfterValidator(_parts), Words("a list of parts of the model")]
 
 Batches = Annotated[int, Field(ge=0, le=2**40)] | Annotated[float, Field(ge=0, le=1)]
 _BATCHES = Words("a whole number from 0 on", "a share from 0 to 1")
@@ -83,6 +101,20 @@ class EMA(Section):
     )
 
 
+class Latents(Section):
+    crops: Count | None = Field(
+        None,
+        description="train on the latents y = g_a(x) of so many fixed patches, computed once and kept on disk; null: "
+        "on pictures; a number needs freeze with g_a, g_s and gain",
+    )
+    dtype: Literal["float16", "float32"] = Field("float16", description="of the latents on disk")
+    folder: FilePath = Field(
+        "latents",
+        description="where they are kept, in a folder for each g_a, data set and patch size; runs may share it",
+    )
+    gib: Amount = Field(4.0, description="the most that the latents of a run may take on disk")
+
+
 class Validation(Section):
     qualities: Numbers | None = Field(
         description="qualities of the RD curve in addition to the levels, e.g. [0.5, 1.25]; null: half-way between "
@@ -106,6 +138,11 @@ class Training(Section):
     init_from: FilePath | None = Field(
         description="start from the weights of a checkpoint, a model file or a shipped model with the same model.*"
     )
+    init_except: Parts = Field([], description="parts that do not come from init_from: they start anew")
+    freeze: Parts = Field(
+        [], description="parts that are not trained; with g_a, g_s and gain frozen, the loss is the rate alone"
+    )
+    latents: Latents = Field(default_factory=lambda: Latents.model_validate({}))
     threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="threads of each process on a CPU; null: one for each core that it may use"
     )
@@ -127,6 +164,39 @@ class Training(Section):
     entropy: Text | None = Field(None, description="the choice of a run in sweep=entropy")
     gain_units: Text | None = Field(None, description="the choice of a run in sweep=gain_units")
     gain_vectors: Text | None = Field(None, description="the choice of a run in sweep=gain_vectors")
+
+    @model_validator(mode="after")
+    def _can_freeze(self) -> "Training":
+        for key in ("freeze", "init_except"):
+            names = getattr(self, key)
+            if names and not isinstance(self.model, AGVAE):
+                raise ValueError(f"{key} must be [] for model=compressai: it names parts of AG-VAE")
+            if missing := [name for name in names if name in self._gains_missing()]:
+                raise ValueError(f"{key} must not name {missing[0]}: the model has none; choose another model/gain")
+            if names and self.init_from is None and self.ckpt_path is None:
+                raise ValueError(f"{key} needs the weights of another model: set init_from")
+        if both := [name for name in self.freeze if name in self.init_except]:
+            raise ValueError(f"freeze and init_except must not both name {both[0]}: frozen weights come from init_from")
+        if {*self.freeze} == {*PARTS} - {*self._gains_missing()}:
+            raise ValueError("freeze must leave a part to train")
+        return self
+
+    @model_validator(mode="after")
+    def _can_cache_latents(self) -> "Training":
+        if self.latents.crops is None:
+            return self
+        if missing := [name for name in ("g_a", "g_s", "gain") if name not in [*self.freeze, *self._gains_missing()]]:
+            raise ValueError(
+                f"freeze must hold {missing[0]} with latents.crops={self.latents.crops}: kept latents teach the "
+                "entropy model alone; set latents.crops=null to train on pictures"
+            )
+        if self.compile:
+            raise ValueError("compile must be false with latents.crops: the transforms do not run in training steps")
+        return self
+
+    def _gains_missing(self) -> list[str]:
+        gain = self.model.gain.name if isinstance(self.model, AGVAE) else "hcvr"
+        return {"none": ["gain", "hyper_gain"], "cvr": ["hyper_gain"], "hcvr": []}[gain]
 
     @model_validator(mode="after")
     def _has_a_sweep(self) -> "Training":

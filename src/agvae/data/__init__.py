@@ -2,7 +2,7 @@
 
 from agvae.configuration.data import DataConfig
 from agvae.data.datamodule import ImageDataModule
-from agvae.data.datasets import Batch
+from agvae.data.datasets import Batch, LatentBatch
 from agvae.data.layouts import evaluation_images, list_images
 
-__all__ = ["Batch", "DataConfig", "ImageDataModule", "evaluation_images", "list_images"]
+__all__ = ["Batch", "DataConfig", "ImageDataModule", "LatentBatch", "evaluation_images", "list_images"]

@@ -33,9 +33,9 @@ class DiskImages:
         self.paths = list(paths)
         parent = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agvae")
         parent.mkdir(parents=True, exist_ok=True)
-        self.folder = parent / _fingerprint(self.paths)
+        self.folder = parent / fingerprint(self.paths)
         if not self.folder.exists():
-            with _locked(parent / f"{self.folder.name}.lock"):
+            with locked(parent / f"{self.folder.name}.lock"):
                 if not self.folder.exists():
                     _build(self.paths, self.folder)
         self._index: list[dict[str, Any]] = json.loads((self.folder / _INDEX).read_text())
@@ -49,7 +49,8 @@ class DiskImages:
         return self._pixels[start : start + int(np.prod(shape))].reshape(shape)
 
 
-def _fingerprint(paths: Sequence[Path]) -> str:
+def fingerprint(paths: Sequence[Path]) -> str:
+    """A hash of the files' paths, sizes and times of change."""
     digest = hashlib.sha256()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -59,7 +60,8 @@ def _fingerprint(paths: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """While this is open, other processes that open it with the same file wait."""
     with path.open("w") as file:
         with contextlib.suppress(ImportError):  # without such locks, the second builder finds a folder there
             import fcntl

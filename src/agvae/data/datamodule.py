@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,25 +132,28 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Patches (B, 3, P, P). The last batch of an epoch is as large as the others."""
-        trainer, patches = self.trainer, self.patches
-        assert patches is not None  # Lightning calls `setup` first
+        assert self.patches is not None  # Lightning calls `setup` first
+        return self._loader(self.patches, collate, self._workers())
+
+    def _loader(self, samples: Any, collate_fn: Callable[..., Any], workers: int) -> DataLoader:
+        """A loader of this process's share of an endless stream of samples, from where training stands."""
+        trainer = self.trainer
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         batch_size = self.config.batch_size
-        samples = self.config.samples_per_epoch or len(patches)
+        epoch = self.config.samples_per_epoch or len(samples)
         # whole steps only, because at the end of an epoch Lightning takes a step with any number of batches
         together = trainer.accumulate_grad_batches if trainer else 1
-        batches = math.ceil(samples / (batch_size * world_size * together)) * together
-        workers = self._workers()
+        batches = math.ceil(epoch / (batch_size * world_size * together)) * together
         on_device = False
-        if isinstance(patches.images, DeviceImages) and trainer is not None:
-            patches.images.move(trainer.strategy.root_device)
+        if isinstance(samples, Patches) and isinstance(samples.images, DeviceImages) and trainer is not None:
+            samples.images.move(trainer.strategy.root_device)
             on_device = True
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return _ResumableLoader(
-            patches,
+            samples,
             batch_size=batch_size,
-            sampler=StreamSampler(patches, batches, batch_size, rank, world_size, self._batches_done),
-            collate_fn=collate,
+            sampler=StreamSampler(samples, batches, batch_size, rank, world_size, self._batches_done),
+            collate_fn=collate_fn,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_the_trainer if workers else None,

@@ -35,6 +35,19 @@ def collate(samples: Sequence[tuple[Tensor, str]]) -> Batch:
     return Batch(torch.stack(images), list(paths))
 
 
+class LatentBatch(NamedTuple):
+    """What a loader of kept latents yields: latent y = g_a(x), (B, M, P/16, P/16), and the files x comes from."""
+
+    latent: Tensor
+    path: list[str]
+
+
+def collate_latents(samples: Sequence[tuple[Tensor, str]]) -> LatentBatch:
+    """Samples (M, P/16, P/16) as a batch."""
+    latents, paths = zip(*samples, strict=True)
+    return LatentBatch(torch.stack(latents), list(paths))
+
+
 class Headers(NamedTuple):
     """The images with a readable header, with (height, width) of each, and why the others cannot be read."""
 

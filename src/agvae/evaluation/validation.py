@@ -16,14 +16,15 @@ class Measured(NamedTuple):
     quality.
 
     bpp, psnr (dB) and ms_ssim (NaN if it is not defined) are (B,). channel_bpp (B, M) is the rate of each channel of y
-    in bits per pixel. decoded (B, 3, H, W) is uint8."""
+    in bits per pixel. decoded (B, 3, H, W) is uint8. If the rate alone is measured, it is None and the
+    metrics are NaN."""
 
     quality: float
     bpp: Tensor
     psnr: Tensor
     ms_ssim: Tensor
     channel_bpp: Tensor
-    decoded: Tensor
+    decoded: Tensor | None
 
 
 def rd_curve(points: Sequence[dict[str, float]], name: str = "AG-VAE") -> Curve:

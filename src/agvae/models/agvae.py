@@ -9,7 +9,7 @@ x ─► g_a ─► y ─►×m(q)─► ȳ ─┬─► round(ȳ−μ) ─► s
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from agvae.models import measure
 from agvae.models.coding_order import Cell, Features, WholeFeatures
 from agvae.models.context import CONTEXTS, CodingContext
 from agvae.models.gain import GainUnit
+from agvae.models.outputs import CodedLatent, Output, Parameters, TrainedLatent
 from agvae.models.quantization import QUANTIZERS, quantize_for_distortion, quantize_for_rate
 from agvae.models.transforms import TRANSFORMS
 from agvae.quality import EXTRA_LEVELS
@@ -28,58 +29,6 @@ from agvae.strides import STRIDE_Z
 
 _Z_UNUSED = 2.0**-10
 """Mass of the prior, on each side, whose symbols of z an encoder does not use."""
-
-
-class Output(NamedTuple):
-    """The result of the model for a batch: x_hat (B, 3, H, W), not clamped, and the probabilities of its symbols.
-
-    y_likelihoods (B, M, H/16, W/16) and z_likelihoods (B, N, H/64, W/64) are float32 in [1e-9, 1]."""
-
-    x_hat: Tensor
-    y_likelihoods: Tensor
-    z_likelihoods: Tensor
-
-    @property
-    def bits(self) -> Tensor:
-        """(B,): the rate of each picture, in bits."""
-        return sum(-p.log2().flatten(1).sum(1) for p in (self.y_likelihoods, self.z_likelihoods))
-
-
-class Parameters(NamedTuple):
-    """Entropy parameters of latent elements: mean and the scales left and right of it (one tensor if symmetric)."""
-
-    mu: Tensor
-    sigma_l: Tensor
-    sigma_r: Tensor
-
-
-class CodedLatent(NamedTuple):
-    """Latents of pictures coded at one quality. Each map is (B, M, H/16, W/16), except those of z.
-
-    y_bar is ȳ, the gained latent. y_hat is ŷ, which the decoder has too. `parameters` are the model's prediction of ȳ.
-    z_symbols and z_likelihoods are (B, N, H/64, W/64). The likelihoods are float32 in [1e-9, 1]."""
-
-    y_bar: Tensor
-    y_hat: Tensor
-    parameters: Parameters
-    y_likelihoods: Tensor
-    z_symbols: Tensor
-    z_likelihoods: Tensor
-
-    @property
-    def symbols(self) -> Tensor:
-        """The integers that are coded for y: round(ȳ − μ)."""
-        return (self.y_hat - self.parameters.mu).round()
-
-    @property
-    def y_bits(self) -> Tensor:
-        """The model's own rate of each element of y."""
-        return -self.y_likelihoods.log2()
-
-    @property
-    def z_bits(self) -> Tensor:
-        """The model's own rate of each element of z."""
-        return -self.z_likelihoods.log2()
 
 
 Quantise = Callable[[Cell, Tensor, Parameters], Tensor]
@@ -187,10 +136,13 @@ class AGVAE(nn.Module):
         order of the context, and returns exactly what the decoder of the codec returns."""
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(f"height and width must be multiples of {self.stride}, not {tuple(x.shape[2:])}")
-        if not self.training:
-            coded = self.code(self.g_a(x).float(), quality)
-            return Output(self.synthesize(coded.y_hat, quality), coded.y_likelihoods, coded.z_likelihoods)
-        y_bar = self.analyze(x, quality)
+        y = self.latent(x)
+        coded = self.code_for_training(y, quality) if self.training else self.code(y, quality)
+        return Output(self.synthesize(coded.y_hat, quality), coded.y_likelihoods, coded.z_likelihoods)
+
+    def code_for_training(self, y: Tensor, quality: Tensor | float) -> TrainedLatent:
+        """Quantise y = g_a(x), (B, M, H/16, W/16), with the training quantiser; the gradient passes through."""
+        y_bar = self.scale(y, quality)
         z_bar = self.hyper_analyze(y_bar, quality)
         z_rate = quantize_for_rate(z_bar, self.quantizer)
         z_hat = quantize_for_distortion(z_bar, z_rate, self.quantizer, self.prior.medians)
@@ -198,7 +150,7 @@ class AGVAE(nn.Module):
         raw = self.context(self.hyper_synthesize(z_hat, quality), y_rate)
         parameters = self.split(raw.unflatten(1, (-1, self.M)), dim=1)
         y_hat = quantize_for_distortion(y_bar, y_rate, self.quantizer, parameters.mu)
-        return Output(self.synthesize(y_hat, quality), self.likelihood(y_rate, parameters), self.prior(z_rate))
+        return TrainedLatent(y_hat, self.likelihood(y_rate, parameters), self.prior(z_rate))
 
     @torch.no_grad()
     def code(self, y: Tensor, quality: Tensor | float) -> CodedLatent:
@@ -224,7 +176,11 @@ class AGVAE(nn.Module):
 
     def analyze(self, x: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = g_a(x) · m(q), (B, M, H/16, W/16)."""
-        return self.scale(self.g_a(x).float(), quality)  # bfloat16 would round values before they are quantised
+        return self.scale(self.latent(x), quality)
+
+    def latent(self, x: Tensor) -> Tensor:
+        """y = g_a(x), (B, M, H/16, W/16), in float32, because bfloat16 would round values before they are quantised."""
+        return self.g_a(x).float()
 
     def scale(self, y: Tensor, quality: Tensor | float) -> Tensor:
         """ȳ = y · m(q)."""
@@ -291,12 +247,12 @@ class AGVAE(nn.Module):
         return self.prior.aux_loss()
 
     def quantile_parameters(self) -> list[nn.Parameter]:
-        """The parameters that `aux_loss` trains."""
-        return [self.prior.quantiles]
+        """The parameters that `aux_loss` trains; none if the prior is frozen."""
+        return [p for p in [self.prior.quantiles] if p.requires_grad]
 
     def network_parameters(self) -> list[nn.Parameter]:
-        """All other parameters."""
-        return [p for p in self.parameters() if p is not self.prior.quantiles]
+        """All other parameters that are not frozen."""
+        return [p for p in self.parameters() if p is not self.prior.quantiles and p.requires_grad]
 
 
 def _levels(gain: dict[str, Any]) -> int:

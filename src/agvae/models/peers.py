@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agvae.errors import ConfigError
-from agvae.models.agvae import Output
+from agvae.models.outputs import Output
 
 LAMBDAS = {
     "mse": [0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800],

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agvae.entropy.densities import LIKELIHOOD_MIN, TAIL_RATIO, likelihood, scale_min
-from agvae.models.agvae import CodedLatent, Parameters
+from agvae.models.outputs import CodedLatent, Parameters
 from agvae.strides import Y_PER_Z
 
 

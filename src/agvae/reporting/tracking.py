@@ -121,8 +121,8 @@ class Tracking(Callback):
                 values = torch.cat([measured.bpp, measured.psnr, measured.ms_ssim]).tolist()
                 self.gathered.rows.append([self.gathered.step, name, measured.quality, *values])
                 self.gathered.channel_bpp.setdefault(measured.quality, []).append(measured.channel_bpp[0])
-            if batch_idx < self.pictures:
-                chosen = [measured for measured in outputs if measured.quality in self.qualities]
+            chosen = [m for m in outputs if m.quality in self.qualities and m.decoded is not None]
+            if chosen and batch_idx < self.pictures:
                 decoded = [_hwc(_centre(measured.decoded)) for measured in chosen]
                 labels = [f"q {m.quality:g}: {m.bpp.item():.3f} bpp, {m.psnr.item():.2f} dB" for m in chosen]
                 self.gathered.panel.append((name, _hwc(_centre(batch.image)), decoded, labels))
@@ -133,7 +133,7 @@ class Tracking(Callback):
         if trainer.sanity_checking:
             return
         points = pl_module.curve.compute()  # gathers over ranks, so every rank must call it
-        if _has_whole_kodak(trainer):
+        if _has_whole_kodak(trainer) and not pl_module.rate_only:
             for name, percent in _bd_rates(rd_curve(points)).items():
                 pl_module.log(name, percent)
         if not _shows(trainer):
@@ -205,10 +205,11 @@ def _media(gathered: Gathered, title: str, on_kodak: bool) -> Media:
         if np.isfinite(curve.results[metric]).any():
             figure = rd_figure([curve], metric, background_curves(metric) if on_kodak else (), title)
             media.pictures[f"rd/{short}"] = [(rendered(figure), f"step {gathered.step}")]
-    media.pictures["reconstructions/panel"] = [
-        (rendered(reconstruction_figure(original, decoded, labels, name)), name)
-        for name, original, decoded, labels in gathered.panel
-    ]
+    if gathered.panel:
+        media.pictures["reconstructions/panel"] = [
+            (rendered(reconstruction_figure(original, decoded, labels, name)), name)
+            for name, original, decoded, labels in gathered.panel
+        ]
     for name, (gains, inverses) in gathered.gains.items():
         figure = gain_figure(gains, inverses, f"Gain vectors of {name}")
         media.pictures[f"gains/{name}"] = [(rendered(figure), f"step {gathered.step}")]

@@ -33,6 +33,9 @@ def opening(
     """The settings of a run that starts, or resumes from `first_step`."""
     yield f"run:        {run_dir}" + (f", from step {first_step}" if first_step is not None else "")
     yield f"model:      {sum(p.numel() for p in module.model.parameters()):,} parameters, {_model_name(config)}"
+    if module.frozen:
+        loss = "the rate alone" if module.rate_only else "rate and distortion"
+        yield f"frozen:     {', '.join(config['freeze'])}; the loss is {loss}"
     yield f"levels:     {module.model.levels}, λ = {', '.join(f'{value:.4g}' for value in module.lambdas)}"
     yield f"data:       {len(data.patches or ())} images to train on, {len(data.pictures or ())} to validate on"
     yield f"batch:      {_batch(trainer, config['data']['batch_size'])}"

@@ -1,5 +1,6 @@
 """The module that Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,16 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from agvae.data import Batch
+from agvae.data import Batch, LatentBatch
 from agvae.data.datamodule import batches_done
 from agvae.errors import ConfigError, numbers
 from agvae.evaluation.validation import Measured
 from agvae.facts import new_run_id
 from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, mse_of_batch, psnr_of_mse
+from agvae.models.agvae import AGVAE
 from agvae.models.trainable import build_model
 from agvae.quality import check_quality, half_levels
+from agvae.strides import STRIDE_Y
 from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
@@ -44,13 +47,22 @@ class AGVAEModule(LightningModule):
         scheduler: dict[str, Any],
         validation: dict[str, Any],
         seed: int = 0,
+        freeze: Sequence[str] = (),
     ):
-        """The groups of conf/ of these names, as plain dictionaries. Raises ConfigError for a choice that cannot be."""
+        """The groups of conf/ of these names, as plain dictionaries; the parts named in `freeze` are not trained.
+
+        Raises ConfigError for a choice that cannot be."""
         super().__init__()
         try:
             self.model = build_model(model)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        self.frozen = [part for name, part in self.model.named_children() if name in freeze]
+        for part in self.frozen:
+            part.requires_grad_(False)
+        # The distortion then has no gradient: no part of the entropy model changes what the decoder sees but μ, whose
+        # gradient through straight-through rounding is zero.
+        self.rate_only = {"g_a", "g_s"} <= {*freeze} and (getattr(self.model, "gain", None) is None or "gain" in freeze)
         levels = self.model.levels
         if loss["lambdas"] is None:
             loss = {**loss, "lambdas": self.model.own_lambdas.get(loss["name"])}
@@ -76,9 +88,11 @@ class AGVAEModule(LightningModule):
                 "scheduler": scheduler,
                 "validation": validation,
                 "seed": seed,
+                "freeze": list(freeze),
             },
             logger=False,
         )
+        self.train()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -98,6 +112,27 @@ class AGVAEModule(LightningModule):
         checkpoint["run"] = self.run_id
         checkpoint["precision"] = self.trainer.precision  # a resumed run keeps what trainer.precision=auto chose
 
+    def train(self, mode: bool = True) -> "AGVAEModule":
+        """As nn.Module's, but frozen parts stay in evaluation mode: a layer of one's own may have running means."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
+    @property
+    def _agvae(self) -> AGVAE:
+        """The model where parts are frozen, which the schema allows for AG-VAE alone."""
+        assert isinstance(self.model, AGVAE)
+        return self.model
+
+    @torch.no_grad()
+    def latent(self, batch: Batch | LatentBatch) -> Tensor:
+        """y = g_a(x) of a batch, (B, M, H/16, W/16), without autocast, as the codec computes it; g_a is frozen."""
+        if isinstance(batch, LatentBatch):
+            return batch.latent.to(self.dtype, memory_format=self.memory_format)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._agvae.latent(self.pixels(batch.image)).contiguous(memory_format=self.memory_format)
+
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 (B, 3, H, W), which takes a quarter of the bytes on the way to the device, to floats in [0, 1]."""
         return image.to(self.dtype, memory_format=self.memory_format) / 255
@@ -115,26 +150,27 @@ class AGVAEModule(LightningModule):
             index = torch.randint(count, (1 if sampling == "batch" else size,), device=self.device).expand(size)
         return self.trained_levels[index]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | LatentBatch, batch_idx: int) -> Tensor:
         """mean_i w_i·(R_i + λ_i·D_i), R in bits per pixel, plus the loss of the prior's quantiles.
 
-        Levels and noise depend on nothing but the seed, the rank and the number of batches done, so that a resumed
-        run draws what the uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all
-        gradients NaN, and so, summed over ranks, those of every rank."""
+        The distortion D is left out where no trained part can change it (`rate_only`). Levels and noise depend on
+        nothing but the seed, the rank and the number of batches done, so that a resumed run draws what the
+        uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all gradients NaN, and so,
+        summed over ranks, those of every rank."""
         done = batches_done(self.trainer)
         torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, done))
-        x = self.pixels(batch.image)
-        level = self.draw_levels(len(x))
-        out = self.model(x, level.float())
-        bpp = out.bits / (x.shape[2] * x.shape[3])
-        losses = self.level_weight[level] * (bpp + self.level_lambda[level] * self.distortion(out.x_hat, x))
+        level = self.draw_levels(len(batch.path))
+        if self.rate_only:
+            bpp = cost = self._rate(batch, level)
+        else:
+            assert isinstance(batch, Batch)  # the schema asks for frozen parts with latents
+            bpp, cost = self._rate_distortion(batch, level)
+        losses = self.level_weight[level] * cost
         loss = losses.mean()
         aux_loss = self.model.aux_loss()
         with torch.no_grad():
-            decoded = mse_of_batch(out.x_hat.clamp(0, 1), x)
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/bpp", bpp.mean(), prog_bar=True)
-            self.log("train/psnr", psnr_of_mse(decoded).mean(), prog_bar=True)
             self.log("train/aux_loss", aux_loss)
             # Reading which levels were drawn waits for the device, so only when the values are kept.
             if logs_after(self.trainer, self.global_step + 1):
@@ -142,6 +178,20 @@ class AGVAEModule(LightningModule):
                     self.log(f"train/loss_level_{s}", losses[level == s].mean())
         total = loss + aux_loss
         return total * torch.where(total.isfinite(), 1.0, torch.nan)
+
+    def _rate_distortion(self, batch: Batch, level: Tensor) -> tuple[Tensor, Tensor]:
+        """R in bits per pixel and R + λ·D of each picture, both (B,); logs the PSNR."""
+        x = self.pixels(batch.image)
+        out = self.model(x, level.float())
+        decoded = mse_of_batch(out.x_hat.detach().clamp(0, 1), x)
+        self.log("train/psnr", psnr_of_mse(decoded).mean(), prog_bar=True)
+        bpp = out.bits / (x.shape[2] * x.shape[3])
+        return bpp, bpp + self.level_lambda[level] * self.distortion(out.x_hat, x)
+
+    def _rate(self, batch: Batch | LatentBatch, level: Tensor) -> Tensor:
+        """R of each picture in bits per pixel, (B,), from pictures or from their latents."""
+        y = self.latent(batch)
+        return self._agvae.code_for_training(y, level.float()).bits / _pixels_of(y)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser with two groups, network and quantiles; the schedule is the network's alone."""
@@ -206,27 +256,44 @@ class AGVAEModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Measured]:
         """Add each image at each quality to the RD curve: the model's own rate, metrics on the 8-bit picture.
 
-        Without autocast, as the codec codes. Returns what was measured at each quality, for callbacks."""
-        x = self.pixels(batch.image)
-        pixels = x.shape[2] * x.shape[3]
+        Without autocast, as the codec codes. Where the loss is the rate alone, nothing is decoded and the metrics are
+        NaN. Returns what was measured at each quality, for callbacks."""
+        measure = self._measured_rate if self.rate_only else self._measured
+        latent = self.latent(batch) if self.rate_only else self.pixels(batch.image)
         measured = []
         for index, quality in enumerate(self.qualities):
-            with torch.autocast(x.device.type, enabled=False):
-                out = self.model(x, quality)
-            bpp = out.bits / pixels
-            decoded_8bit = (out.x_hat.float().clamp(0, 1) * 255).round()
-            decoded = decoded_8bit / 255
-            defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
-            similarity = ms_ssim_of_batch(decoded, x) if defined else torch.full_like(bpp, torch.nan)
-            loss = torch.full_like(bpp, torch.nan)
-            if quality == int(quality) and (defined or self.distortion is not ms_ssim_distortion):
-                s = int(quality)
-                loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
-            db = psnr_of_mse(mse_of_batch(decoded, x))
-            self.curve.update(index, bpp, db, similarity, loss)
-            channel_bpp = -out.y_likelihoods.log2().sum((2, 3)) / pixels
-            measured.append(Measured(quality, bpp, db, similarity, channel_bpp, decoded_8bit.byte()))
+            with torch.autocast(latent.device.type, enabled=False):
+                found, loss = measure(latent, quality)
+            self.curve.update(index, found.bpp, found.psnr, found.ms_ssim, loss)
+            measured.append(found)
         return measured
+
+    def _measured(self, x: Tensor, quality: float) -> tuple[Measured, Tensor]:
+        """Rate and metrics of pictures x (B, 3, H, W) at a quality, and their loss (B,), NaN between levels."""
+        pixels = x.shape[2] * x.shape[3]
+        out = self.model(x, quality)
+        bpp = out.bits / pixels
+        decoded_8bit = (out.x_hat.float().clamp(0, 1) * 255).round()
+        decoded = decoded_8bit / 255
+        defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
+        similarity = ms_ssim_of_batch(decoded, x) if defined else torch.full_like(bpp, torch.nan)
+        loss = torch.full_like(bpp, torch.nan)
+        if quality == int(quality) and (defined or self.distortion is not ms_ssim_distortion):
+            s = int(quality)
+            loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
+        db = psnr_of_mse(mse_of_batch(decoded, x))
+        channel_bpp = -out.y_likelihoods.log2().sum((2, 3)) / pixels
+        return Measured(quality, bpp, db, similarity, channel_bpp, decoded_8bit.byte()), loss
+
+    def _measured_rate(self, y: Tensor, quality: float) -> tuple[Measured, Tensor]:
+        """Rate of latents y (B, M, H/16, W/16) at a quality, rounded in coding order, and their loss (B,)."""
+        pixels = _pixels_of(y)
+        coded = self._agvae.code(y, quality)
+        bpp = coded.bits / pixels
+        undefined = torch.full_like(bpp, torch.nan)
+        loss = self.level_weight[int(quality)] * bpp if quality == int(quality) else undefined
+        channel_bpp = coded.y_bits.sum((2, 3)) / pixels
+        return Measured(quality, bpp, undefined, undefined, channel_bpp, None), loss
 
     def on_validation_epoch_end(self) -> None:
         """Log the RD curve's points and val/loss, the mean of the training loss over images and trained levels."""
@@ -242,6 +309,11 @@ class AGVAEModule(LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau) and not self.trainer.sanity_checking:
             scheduler.step(val_loss)
+
+
+def _pixels_of(y: Tensor) -> int:
+    """The pixels of each picture whose latent y (B, M, H/16, W/16) is."""
+    return y.shape[2] * y.shape[3] * STRIDE_Y**2
 
 
 def step_seed(seed: int, rank: int, batch: int) -> int:

@@ -1,6 +1,7 @@
 """Starts from an earlier run: resumes from its checkpoint, or begins with its weights."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
@@ -18,6 +20,20 @@ from agvae.facts import flat
 from agvae.models.peers import PeerModel
 from agvae.models.trainable import Trainable
 from agvae.training.directories import CONFIG, LAST
+
+log = logging.getLogger(__name__)
+
+SECTIONS = {
+    "g_a": ("transforms",),
+    "g_s": ("transforms",),
+    "h_a": ("transforms",),
+    "h_s": ("transforms", "entropy", "context"),
+    "context": ("transforms", "entropy", "context"),
+    "prior": ("transforms",),
+    "gain": ("transforms", "gain"),
+    "hyper_gain": ("transforms", "gain"),
+}
+"""By part of an AG-VAE, the sections of its configuration that decide what its weights mean."""
 
 
 def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -95,13 +111,18 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
-def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps: int) -> None:
-    """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take."""
+def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], frozen: Sequence[str], max_steps: int) -> None:
+    """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take.
+
+    A resumed run also keeps its frozen parts, since the optimiser has no state for them."""
     different = differences(checkpoint["hyper_parameters"]["model"], model)
     if different:
         raise ConfigError(
             f"a resumed run must keep {' '.join(different)}: remove these options, or start a new run without ckpt_path"
         )
+    before = checkpoint["hyper_parameters"].get("freeze", [])  # earlier versions froze nothing
+    if {*before} != {*frozen}:
+        raise ConfigError(f"a resumed run must keep freeze=[{','.join(before)}], not [{','.join(frozen)}]")
     if 0 <= max_steps <= checkpoint["global_step"]:
         raise ConfigError(
             f"trainer.max_steps must be above {checkpoint['global_step']}, the step of the checkpoint, not {max_steps}"
@@ -117,10 +138,11 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [f"model.{key}={found.get(key)}" for key in keys if found.get(key) != wanted.get(key)]
 
 
-def initialise(model: Trainable, name_or_path: str) -> None:
+def initialise(model: Trainable, name_or_path: str, anew: Sequence[str] = ()) -> None:
     """Give `model` the weights of a checkpoint, averaged ones where it has them, of a model file or a shipped model.
 
-    Raises ConfigError if it cannot be read, or is of another model."""
+    The parts named in `anew` keep the weights that they have. Raises ConfigError if the source cannot be read, or
+    differs in a section of the configuration that another part depends on."""
     try:
         if isinstance(model, PeerModel):
             model.start_from(*model_file.read_checkpoint(name_or_path)[:2])
@@ -129,6 +151,21 @@ def initialise(model: Trainable, name_or_path: str) -> None:
         found = read(name_or_path)
     except (model_file.ModelError, ConfigError) as error:
         raise ConfigError(f"init_from={name_or_path}: {error}") from error
-    if different := differences(found.config, model.config):
-        raise ConfigError(f"init_from={name_or_path} is another model: it has {' '.join(different)}")
-    model.load_state_dict(found.weights)
+    taken = [name for name, _ in model.named_children() if name not in anew]
+    needed = {section for name in taken for section in SECTIONS[name]}
+    different = [
+        change for change in differences(found.config, model.config) if change.split(".")[1].split("=")[0] in needed
+    ]
+    if different:
+        raise ConfigError(
+            f"init_from={name_or_path} is another model: it has {' '.join(different)}; "
+            "parts that depend on this can start anew with init_except=[…]"
+        )
+    weights = {name: value for name, value in found.weights.items() if name.partition(".")[0] in taken}
+    model.load_state_dict({**model.state_dict(), **weights})
+    _say("from %s: %s; anew: %s", name_or_path, ", ".join(taken), ", ".join(anew) or "nothing")
+
+
+@rank_zero_only
+def _say(message: str, *values: object) -> None:
+    log.info(message, *values)

@@ -11,7 +11,7 @@ from torch import Tensor
 from agvae.codec import Codec
 from agvae.codec.bitstream import quality_of
 from agvae.metrics import bits_per_pixel, psnr
-from agvae.models.agvae import CodedLatent, Parameters
+from agvae.models.outputs import CodedLatent, Parameters
 from agvae.reporting.latents import expected_histogram
 from agvae.reporting.paper.figures import Histogram, LatentRow, ModelCurve
 from agvae.reporting.paper.files import compressed
