@@ -1,5 +1,6 @@
 """What Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from agvae.facts import new_run_id
 from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, psnr_of_mse
 from agvae.models.trainable import build_model
 from agvae.quality import check_quality, half_levels
+from agvae.training.budget import budget_of
 from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
@@ -26,7 +28,7 @@ from agvae.training.losses import (
     resolved,
     trained_levels,
 )
-from agvae.training.optimization import build_optimizer, build_scheduler
+from agvae.training.optimization import build_optimizer, build_scheduler, lay_over
 from agvae.training.rd_curve import RDCurve
 
 
@@ -68,7 +70,8 @@ class AGVAEModule(LightningModule):
         self.curve = RDCurve(self.qualities)
         self.rd_points: list[dict[str, float]] = []
         self.run_id = new_run_id()
-        self.step_skipped: Tensor | None = None  # whether the optimiser's last step was; a callback takes it
+        self.step_loss: Tensor | None = None  # of the last batch, without that of the quantiles
+        self.step_skipped: Tensor | None = None  # whether the optimiser's last step was
         self.save_hyperparameters(
             {
                 "model": model,
@@ -98,6 +101,9 @@ class AGVAEModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run_id
         checkpoint["precision"] = self.trainer.precision  # a resumed run keeps what trainer.precision=auto chose
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        lay_over(checkpoint, self.hparams.optimizer)
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 (B, 3, H, W), as it comes to the device at a quarter of the bytes, to floats in [0, 1]."""
@@ -130,6 +136,7 @@ class AGVAEModule(LightningModule):
         bpp = out.bits / (x.shape[2] * x.shape[3])
         losses = self.level_weight[level] * (bpp + self.level_lambda[level] * self.distortion(out.x_hat, x))
         loss = losses.mean()
+        self.step_loss = loss.detach()
         aux_loss = self.model.aux_loss()
         with torch.no_grad():
             decoded = mse(out.x_hat.clamp(0, 1), x)
@@ -151,21 +158,26 @@ class AGVAEModule(LightningModule):
         optimizer = build_optimizer(
             self.hparams.optimizer, self.model.network_parameters(), self.model.quantile_parameters(), fused
         )
-        scheduler = build_scheduler(self.hparams.scheduler, optimizer, self._run_length)
+        budget = budget_of(self.trainer)
+        scheduler = build_scheduler(
+            self.hparams.scheduler, optimizer, self._run_length, lambda: budget.share if budget else 0.0
+        )
         return {
             "optimizer": optimizer,
             # Lightning would step a plateau by stale values between validations; on_validation_epoch_end does it.
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False},
         }
 
-    def _run_length(self) -> int:
+    def _run_length(self) -> float:
         steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        if steps < math.inf:
+            return int(steps)
+        if budget_of(self.trainer) is None:
             raise ConfigError(
                 f"scheduler={self.hparams.scheduler['name']} follows the length of the run: "
-                "set trainer.max_steps, trainer.max_epochs or scheduler.total_steps"
+                "set trainer.max_steps, trainer.max_epochs, trainer.max_time or scheduler.total_steps"
             )
-        return int(steps)
+        return math.inf
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):

@@ -13,10 +13,12 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from agvae.codec import model_file
+from agvae.configuration.values import seconds
 from agvae.errors import ConfigError
 from agvae.facts import flat
 from agvae.models.peers import PeerModel
 from agvae.models.trainable import Trainable
+from agvae.training.budget import Budget
 from agvae.training.directories import CONFIG, LAST
 
 
@@ -95,7 +97,7 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
-def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps: int) -> None:
+def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps: int, max_time: str | None) -> None:
     """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take."""
     different = differences(checkpoint["hyper_parameters"]["model"], model)
     if different:
@@ -106,6 +108,9 @@ def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], max_steps
         raise ConfigError(
             f"the checkpoint is of step {checkpoint['global_step']}, and trainer.max_steps={max_steps}: set it higher"
         )
+    used = checkpoint.get("callbacks", {}).get(Budget.__name__, {}).get("elapsed", 0.0)
+    if max_time is not None and used >= seconds(max_time):
+        raise ConfigError(f"the run has used {used:.0f} s, and trainer.max_time={max_time}: set it higher")
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
