@@ -2,22 +2,26 @@
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from test_failures import SPOILED_ON_ONE_RANK, Spoil, assert_same_state
-from test_training import ROOT, TINY_RUN, At, assert_equal, configure, inject, load
+from test_training import ROOT, TINY_RUN, At, assert_equal, configure, load
+from test_training import inject as any_inject
 
 from agvae.engine import train
 from agvae.training import rollback
 from agvae.training.checkpoints import Interrupted
-from agvae.training.rollback import DivergenceError, Rollback, Verdict, smoothed
+from agvae.training.rollback import START, DivergenceError, Rollback, Verdict, smoothed
 
-__all__ = ["inject"]
+__all__ = ["any_inject"]
 
 QUICK = [
     *(f"callbacks.rollback.{key}" for key in ("every_n_steps=2", "in_a_row=2")),
@@ -26,53 +30,75 @@ QUICK = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def short_window(request, monkeypatch):
-    """Four steps, so that runs of some steps see all of it."""
-    monkeypatch.setattr(rollback, "WINDOW", 4)
+# --- judging the losses
 
 
-# --- judging
+def judging(recent: Sequence[float] = (), best: float = math.inf) -> Rollback:
+    callback = Rollback(every_n_steps=50, in_a_row=3, growth=2.0, factor=0.7, limit=5)
+    callback.recent, callback.best = [*recent], best
+    return callback
 
 
-def judge(recent: list[float], newest: list[float], best: float = math.inf, **options) -> Verdict:
-    callback = Rollback(**{"every_n_steps": 50, "in_a_row": 3, "growth": 2.0, "factor": 0.7, "limit": 5} | options)
-    callback.recent, callback.best = recent, best
-    return callback._judge(newest)
+def judge(recent: list[float], newest: list[float], best: float = math.inf) -> Verdict:
+    return judging(recent, best)._judge(newest)
 
 
 def test_single_batches_hardly_move_the_smoothed_loss():
     healthy = [1.0, 1.2, 0.8, 1.1, 0.9] * 40
-    assert smoothed(healthy) == pytest.approx(1)
+    assert smoothed(healthy).value == pytest.approx(1)
     for outlier in (1e9, math.inf, math.nan):
-        assert smoothed([*healthy, outlier]) == pytest.approx(1, abs=0.02)
-        assert smoothed([*healthy, *[outlier] * 20]) == pytest.approx(1.27, abs=0.02)
-    assert smoothed([*healthy, *[math.nan] * 200]) == math.inf
-    assert smoothed([3 * loss for loss in healthy]) == pytest.approx(3)
+        assert smoothed([*healthy, outlier]).value == pytest.approx(1, abs=0.02)
+        assert smoothed([*healthy, *[outlier] * 20]).value == pytest.approx(1.27, abs=0.02)
+    assert smoothed([*healthy, *[math.nan] * 200]).value == math.inf
+    assert smoothed([3 * loss for loss in healthy]).value == pytest.approx(3)
+    assert smoothed([1.0]).error == math.inf
 
 
-def test_a_run_has_diverged_after_steps_in_a_row_or_at_twice_its_best(monkeypatch):
-    monkeypatch.setattr(rollback, "WINDOW", 40)
+def test_a_run_has_diverged_after_steps_in_a_row_that_are_not_finite():
     healthy, nan = [1.0] * 40, math.nan
     assert judge(healthy, [nan, nan]).reason is None
     assert "3 steps in a row" in judge(healthy, [1.0, nan, nan, nan]).reason
     assert "4 steps in a row" in judge([*healthy, nan, nan], [nan, nan]).reason
     assert judge(healthy, [nan, nan, nan, 1.0]).reason is None
+
+
+def test_a_run_has_diverged_at_twice_its_best_loss():
     assert judge([], [1.9] * 40, best=1.0).reason is None
-    assert "the smoothed loss, 2.1, is over 2 times its best, 1" in judge(healthy, [2.1] * 40, best=1.0).reason
-    assert judge([], [1000.0] * 9, best=1.0).reason is None  # too few to tell
-    assert judge(healthy, [1e9], best=1.0).reason is None
+    assert "has risen from 1 to 2.1" in judge([], [2.1] * 40, best=1.0).reason
+    assert "has risen from 1 to" in judge([], [1.0] * START + [9.0] * 30).reason  # in its first steps
+    assert judge([], [9.0] * START + [1.0] * 30).reason is None
+    assert judge([1.0] * 100, [1e9, 1.0], best=1.0).reason is None
+    assert judge([], [1e9], best=1.0).reason is None  # a single loss
 
 
-def test_only_weights_with_a_loss_near_the_best_are_worth_keeping(monkeypatch):
-    monkeypatch.setattr(rollback, "WINDOW", 40)
+def test_noise_is_no_divergence():
+    draw = random.Random(0)
+    callback = judging()
+    for _ in range(300):
+        newest = [1.7 ** draw.randrange(6) * draw.lognormvariate(0, 0.5) for _ in range(50)]
+        verdict = callback._judge(newest)
+        assert verdict.reason is None
+        callback.best, callback.recent = verdict.best, [*callback.recent, *newest][-rollback.WINDOW :]
+    worse = [5 * loss for loss in callback.recent]
+    assert "has risen" in callback._judge(worse).reason
+
+
+def test_only_weights_with_a_loss_near_the_best_are_worth_keeping():
     assert judge([], [1.0] * 40, best=0.9).sane
     assert not judge([], [1.3] * 40, best=1.0).sane
-    assert not judge([1.0] * 30, [1.3] * 10, best=1.0).sane  # it begins to rise
-    assert judge([9.0] * 30, [1.0] * 10, best=9.0).sane
+    assert not judge([1.0] * 150, [1.3] * 50, best=1.0).sane  # it begins to rise
+    assert judge([9.0] * 10, [1.0] * 50, best=9.0).sane
 
 
 # --- whole runs
+
+
+@pytest.fixture
+def inject(any_inject, monkeypatch):
+    """Runs with callbacks, in which four steps are a window and losses are exact."""
+    for name, value in (("WINDOW", 4), ("START", 2), ("ERRORS", 0.0)):
+        monkeypatch.setattr(rollback, name, value)
+    return any_inject
 
 
 class Losses(Callback):
@@ -140,7 +166,9 @@ def test_a_run_that_diverges_again_and_again_ends_with_its_last_good_weights(tmp
     short(tmp_path / "good", 8)
     bad = dict.fromkeys(range(9, 99), 5.0)
     inject(Losses(bad))
-    with pytest.raises(DivergenceError, match=r"step 14: the smoothed loss, 5, .* step 8 .* 2 times") as error:
+    with pytest.raises(
+        DivergenceError, match=r"step 14: the smoothed loss has risen from 1 to 5; .* step 8 .* 2 times"
+    ) as error:
         short(tmp_path / "bad", 50, "callbacks.rollback.limit=2")
     assert "\n" not in str(error.value)
     saved = load(tmp_path / "bad")
@@ -227,7 +255,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_one_without_a_way_back(tmp_path, inj
 
 @pytest.mark.slow
 def test_a_rate_thirty_times_too_high_ends_with_a_usable_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollback, "WINDOW", 80)
+    monkeypatch.setattr(rollback, "WINDOW", 80)  # the run has 300 steps
     options = ["model/transforms=depthwise", "model.transforms.N=16", "model.transforms.M=24", "scheduler=wsd"]
     options += ["scheduler.warmup_steps=20", "trainer.max_steps=300", "trainer.val_check_interval=300"]
     losses = {}
@@ -260,3 +288,18 @@ def test_all_ranks_go_back_when_one_of_them_spoils_the_steps(tmp_path):
     assert total == other_total == 1
     assert_equal(weights, other)
     assert done.stdout.count("back to the weights of step 0") == 1
+
+
+def test_between_two_checks_nothing_reads_from_the_device():
+    callback = Rollback(every_n_steps=5, in_a_row=3, growth=2.0, factor=0.7, limit=5)
+    trainer = SimpleNamespace(
+        fit_loop=SimpleNamespace(_should_accumulate=lambda: False), log_every_n_steps=0, max_steps=-1, should_stop=False
+    )
+    loss, skipped = torch.tensor(1.0, device="meta"), torch.tensor(False, device="meta")  # which cannot be read
+    module = SimpleNamespace(step_loss=loss, step_skipped=skipped)
+    for step in range(1, 5):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, None, 0)
+    trainer.global_step = 5
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        callback.on_train_batch_end(trainer, module, None, None, 0)

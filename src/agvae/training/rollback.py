@@ -22,15 +22,21 @@ from agvae.training.optimization import multiply_rate
 
 log = logging.getLogger(__name__)
 
-WINDOW = 400
-"""Steps over which the loss is averaged, and the fewest between two copies of the weights.
+WINDOW = 200
+"""Steps over which the loss is averaged, and the fewest between two copies of the weights."""
 
-A simulation chose it. It draws one of six levels for each batch; a level has 1.7 times the loss of the one below, and
-varies by a factor of 1.6. In 400,000 healthy steps the smoothed loss rose to 1.6 times its best, and to 1.8 times with
-a window of 200 steps."""
+START = 20
+"""Steps from the start of a run whose loss is the first to compare with; a warm-up has hardly begun by then."""
 
 OUTLIER = 4.0
-"""A single loss counts at most as this many medians of the window: one batch raises the mean by less than 1 %."""
+"""A single loss counts at most as this many medians of the window: one batch raises the mean by 1.5 % at most."""
+
+ERRORS = 3.0
+"""Standard errors of the mean that are granted to the loss and to its best each, so that noise is no divergence.
+
+In a simulation of steady runs with one of six levels a batch, where a level has 1.7 times the loss of the one below and
+varies by a factor of 1.6, the loss less its errors stayed below 1.4 times its best with its errors for 200,000 steps.
+"""
 
 SANE = 1.25
 """Weights are kept while the loss is at most this many times its best."""
@@ -40,11 +46,26 @@ class DivergenceError(DataError):
     """A run diverged although it had gone back as often as `limit` allows."""
 
 
+class Mean(NamedTuple):
+    """The mean of losses, and `ERRORS` of its standard errors."""
+
+    value: float
+    error: float
+
+    @property
+    def lower(self) -> float:
+        return self.value - self.error if self.value < math.inf else math.inf
+
+    @property
+    def upper(self) -> float:
+        return self.value + self.error
+
+
 class Verdict(NamedTuple):
-    """The first rank's judgement of the losses: why the run has diverged, if so, and whether to keep the weights."""
+    """The first rank's judgement: why the run has diverged, if so, its best loss, and whether to keep the weights."""
 
     reason: str | None
-    smoothed: float
+    best: float
     sane: bool
 
 
@@ -52,10 +73,10 @@ class Rollback(Callback):
     """Goes back to the last good weights when a run diverges, and multiplies the learning rate by `factor`.
 
     A run has diverged when `in_a_row` steps in a row had a loss or gradient that is not finite, or when the smoothed
-    loss of the last `WINDOW` steps is over `growth` times its best. The callback keeps a copy of the weights and of
-    their average on the device, first of the run's start and then of steps at which the loss is near its best. Going
-    back also sets the optimiser's moments to zero. Steps, data and schedule go on; no batch comes twice. Once a run
-    has gone back `limit` times without a new best loss, the next divergence puts the good weights back and raises
+    loss of the last `WINDOW` steps is clearly over `growth` times its best. The callback keeps a copy of the weights
+    and of their average on the device, first of the run's start and then of steps at which the loss is near its best.
+    Going back also sets the optimiser's moments to zero. Steps, data and schedule go on; no batch comes twice. Once a
+    run has gone back `limit` times without a new best loss, the next divergence puts the good weights back and raises
     `DivergenceError`.
 
     Losses stay on the device and are read every `every_n_steps`. The first rank judges by its own losses, and all
@@ -128,27 +149,26 @@ class Rollback(Callback):
         newest = _values(self.waiting)
         verdict: Verdict = trainer.strategy.broadcast(self._judge(newest))
         if verdict.reason is not None:
+            self.best = verdict.best
             self._go_back(trainer, pl_module, verdict.reason)
         elif due:  # not at the end of a run, which may be prolonged and must then equal a longer one
             self.waiting, self.recent = [], [*self.recent, *newest][-WINDOW:]
-            if verdict.smoothed < self.best:
-                self.best, self.in_vain = verdict.smoothed, 0
+            self.in_vain = 0 if verdict.best < self.best else self.in_vain
+            self.best = verdict.best
             if verdict.sane and trainer.global_step - self.kept_step >= WINDOW:
                 self._keep(trainer, pl_module)
 
     def _judge(self, newest: list[float]) -> Verdict:
         losses = [*self.recent, *newest][-WINDOW:]
+        best = smoothed(newest[:START]).upper if self.best == math.inf else self.best
         row = next((i for i, loss in enumerate(reversed(losses)) if math.isfinite(loss)), len(losses))
         if row >= self.in_a_row:
-            return Verdict(f"{row} steps in a row had a loss or gradient that is not finite", math.inf, False)
-        if len(losses) < WINDOW // 4:
-            return Verdict(None, math.inf, False)  # too few to judge by
-        value = smoothed(losses)
-        if value > self.growth * self.best:
-            reason = f"the smoothed loss, {value:.3g}, is over {self.growth:g} times its best, {self.best:.3g}"
-            return Verdict(reason, value, False)
-        near = SANE * min(value, self.best)
-        return Verdict(None, value, max(value, smoothed(newest)) <= near)
+            return Verdict(f"{row} steps in a row had a loss or gradient that is not finite", best, False)
+        now = smoothed(losses)
+        if now.lower > self.growth * best:
+            return Verdict(f"the smoothed loss has risen from {best:.3g} to {now.value:.3g}", best, False)
+        best = min(best, now.upper)
+        return Verdict(None, best, max(now.value, smoothed(newest).value) <= SANE * best)
 
     def _go_back(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
         step = trainer.global_step
@@ -184,13 +204,17 @@ class Rollback(Callback):
         self.kept_step = trainer.global_step
 
 
-def smoothed(losses: Sequence[float]) -> float:
+def smoothed(losses: Sequence[float]) -> Mean:
     """The mean of losses after clipping each at `OUTLIER` medians; losses that are not finite count as the largest.
 
-    Infinite if at least half of them are not finite."""
+    Infinite if at least half of them are not finite. The error of a single loss is infinite."""
     finite = [loss if math.isfinite(loss) else math.inf for loss in losses]
     most = OUTLIER * statistics.median_high(finite)
-    return statistics.fmean(min(loss, most) for loss in finite)
+    if most == math.inf:
+        return Mean(math.inf, math.inf)
+    clipped = [min(loss, most) for loss in finite]
+    error = ERRORS * statistics.stdev(clipped) / math.sqrt(len(clipped)) if len(clipped) > 1 else math.inf
+    return Mean(statistics.fmean(clipped), error)
 
 
 def _values(losses: list[Tensor]) -> list[float]:
