@@ -8,17 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Timer
 
 from agvae.configuration.command import _remove_if_empty
 from agvae.training import pace
+from agvae.training.budget import Budget
 from agvae.training.messages import _too_long
 
 ROOT = Path(__file__).parents[1]
 
 
 def trainer(step: int, total: float, device: str = "cpu", max_time=None) -> SimpleNamespace:
-    callbacks = [] if max_time is None else [Timer(max_time)]
+    callbacks = [] if max_time is None else [Budget(max_time, clock=lambda: 0.0)]
     strategy = SimpleNamespace(root_device=torch.device(device))
     return SimpleNamespace(global_step=step, estimated_stepping_batches=total, strategy=strategy, callbacks=callbacks)
 
@@ -29,6 +29,9 @@ def trainer(step: int, total: float, device: str = "cpu", max_time=None) -> Simp
         (trainer(21, 1021), "pace:       0.5 steps a second, 1,000 steps to go: 33 min"),
         (trainer(21, 100021), "pace:       0.5 steps a second, 100,000 steps to go: 2 days 7 h; experiment=quickstart"),
         (trainer(21, math.inf), "pace:       0.5 steps a second"),
+        (trainer(21, math.inf, max_time=600), "pace:       0.5 steps a second, 300 steps to go: 10 min"),
+        (trainer(21, 1e5, max_time=7200), "pace:       0.5 steps a second, 3,600 steps to go: 2 h 0 min"),
+        (trainer(21, 31, max_time=600), "pace:       0.5 steps a second, 10 steps to go: 20 s"),
     ],
 )
 def test_a_run_says_once_how_long_it_takes(run, line, monkeypatch, capsys):

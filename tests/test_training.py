@@ -311,7 +311,7 @@ def test_validation_writes_one_rd_curve_over_levels_and_the_qualities_between(un
     [
         (["trainer.max_steps=2"], 2),
         (["trainer.max_steps=-1", "trainer.max_epochs=1"], 3),
-        (["trainer.max_time=00:00:00:02"], None),
+        (["trainer.max_time=2s"], None),
     ],
 )
 def test_the_last_step_is_on_disk_however_the_run_is_limited(tmp_path, limits, step):
@@ -397,6 +397,23 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
     assert load(tmp_path)["global_step"] == 4
 
 
+@pytest.mark.parametrize("scheduler", ["constant", "plateau"])
+def test_options_of_the_optimiser_given_on_resuming_hold(tmp_path, scheduler):
+    options = [f"scheduler={scheduler}", "trainer.limit_val_batches=0"]
+    options += ["scheduler.warmup_steps=0"] if scheduler == "constant" else []
+    train(configure(tmp_path, "trainer.max_steps=1", *options))
+    given = ["optimizer.lr=1e-5", "optimizer.quantile_lr=1e-2", "optimizer.betas=[0.8,0.9]", "optimizer=adamw"]
+    train(configure(tmp_path, "trainer.max_steps=2", "ckpt_path=last", *options, *given))
+    network, quantiles = load(tmp_path)["optimizer_states"][0]["param_groups"]
+    assert (network["lr"], quantiles["lr"]) == pytest.approx((1e-5, 1e-2))
+    assert (network["betas"], network["weight_decay"], quantiles["weight_decay"]) == ((0.8, 0.9), 0.01, 0)
+    (schedule,) = load(tmp_path)["lr_schedulers"]
+    if scheduler == "constant":
+        assert schedule["base_lrs"] == [1e-5, 1e-2]
+    else:
+        assert schedule["min_lrs"][0] == pytest.approx(1e-7)
+
+
 # --- choices that cannot work
 
 
@@ -423,7 +440,9 @@ def test_every_schedule_runs_and_resumes(tmp_path, scheduler):
         (["optimizer.name=lion"], "adamw"),
         (["data=folder"], "data.root"),
         (["data.patch_size=100"], "multiple of 64"),
-        (["scheduler=cosine", "trainer.max_steps=-1", "trainer.max_time=00:00:00:01"], "total_steps"),
+        (["scheduler=cosine", "trainer.max_steps=-1"], "total_steps"),
+        (["trainer.max_time=soon"], r"trainer\.max_time must be a time above 0 .*, not soon"),
+        (["trainer.max_time=00:00:00:00"], r"trainer\.max_time must be a time above 0"),
         (["trainer.precision=half"], "half"),
         (["trainer.strategy=dp9"], "dp9"),
         (["trainer.max_steps=many"], "trainer"),

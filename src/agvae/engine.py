@@ -174,7 +174,8 @@ def train(cfg: DictConfig) -> Any:
     _check(config)
     ckpt_path, checkpoint = resume.load_checkpoint(config["ckpt_path"], run_dir)
     if checkpoint:
-        resume.check_resumable(checkpoint, config["model"], config["freeze"], config["trainer"]["max_steps"])
+        limits = (config["trainer"][key] for key in ("max_steps", "max_time"))
+        resume.check_resumable(checkpoint, config["model"], config["freeze"], *limits)
 
     data: ImageDataModule = ImageDataModule.from_config(config["data"], seed=config["seed"])
     if config["latents"]["crops"] is not None:

@@ -69,7 +69,23 @@ class SkippedSteps(Section):
     target: Literal["agvae.training.callbacks.SkippedSteps"] = Field(
         alias="_target_", description="skips steps with a loss or gradient that is not finite"
     )
-    in_a_row: Count = Field(description="so many skipped steps in a row end training")
+
+
+class Rollback(Section):
+    target: Literal["agvae.training.rollback.Rollback"] = Field(
+        alias="_target_", description="goes back to the last good weights when a run diverges; null: off"
+    )
+    every_n_steps: Annotated[int, Field(ge=1, le=10_000)] = Field(description="steps between checks of the losses")
+    in_a_row: Count = Field(
+        description="steps in a row with a loss or gradient that is not finite, after which a run has diverged"
+    )
+    growth: Annotated[float, Field(gt=1, le=1000)] = Field(
+        description="a run has also diverged when its smoothed loss is over so many times its best"
+    )
+    factor: Annotated[float, Field(gt=0, le=1)] = Field(description="going back multiplies the learning rate by this")
+    limit: Annotated[int, Field(ge=0, le=1000)] = Field(
+        description="times to go back without a new best loss; the next divergence ends the run. 0: the first ends it"
+    )
 
 
 class DataWait(Section):
@@ -129,6 +145,7 @@ ByTarget = Discriminator(_target)
 _BEST = "lightning.pytorch.callbacks.ModelCheckpoint"
 _LAST = "agvae.training.checkpoints.LastCheckpoint"
 _SKIPPED = "agvae.training.callbacks.SkippedSteps"
+_ROLLBACK = "agvae.training.rollback.Rollback"
 _WAIT = "agvae.training.callbacks.DataWait"
 _CURVE = "agvae.training.callbacks.RDCurveWriter"
 _TRACKING = "agvae.reporting.tracking.Tracking"
@@ -137,7 +154,7 @@ _BAR = "agvae.training.pace.StepProgressBar"
 _CSV = "lightning.pytorch.loggers.CSVLogger"
 _TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 _WANDB = "agvae.training.loggers.wandb_logger"
-_KNOWN = {_BEST, _LAST, _SKIPPED, _WAIT, _CURVE, _TRACKING, _RATE, _BAR, _CSV, _TENSORBOARD, _WANDB}
+_KNOWN = {_BEST, _LAST, _SKIPPED, _ROLLBACK, _WAIT, _CURVE, _TRACKING, _RATE, _BAR, _CSV, _TENSORBOARD, _WANDB}
 
 Other = Annotated[Instance, Tag(OTHER)]
 
@@ -151,6 +168,7 @@ class Callbacks(Section, extra="allow"):
     best: Annotated[Annotated[Best, Tag(_BEST)] | Other, ByTarget] | None = None
     last: Annotated[Annotated[Last, Tag(_LAST)] | Other, ByTarget] | None = None
     skipped_steps: Annotated[Annotated[SkippedSteps, Tag(_SKIPPED)] | Other, ByTarget] | None = None
+    rollback: Annotated[Annotated[Rollback, Tag(_ROLLBACK)] | Other, ByTarget] | None = None
     data_wait: Annotated[Annotated[DataWait, Tag(_WAIT)] | Other, ByTarget] | None = None
     rd_curve: Annotated[Annotated[RDCurve, Tag(_CURVE)] | Other, ByTarget] | None = None
     tracking: Annotated[Annotated[Tracking, Tag(_TRACKING)] | Other, ByTarget] | None = None

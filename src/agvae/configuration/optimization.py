@@ -61,7 +61,8 @@ class _Warm(Section):
 
 class _Ending(_Warm):
     total_steps: Annotated[int, Field(ge=1, le=2**40)] | None = Field(
-        description="null: the length of the run, from trainer.max_steps or trainer.max_epochs"
+        description="null: the whole run, by trainer.max_steps or max_epochs and by trainer.max_time, whichever is "
+        "further; a number: by so many steps alone"
     )
 
 

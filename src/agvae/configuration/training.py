@@ -9,7 +9,7 @@ from agvae.configuration.data import DataConfig
 from agvae.configuration.model import AGVAE, Model
 from agvae.configuration.objects import Callbacks, Logger
 from agvae.configuration.optimization import Loss, Optimizer, Scheduler
-from agvae.configuration.values import Amount, Count, FilePath, Numbers, Section, Text, Words, either
+from agvae.configuration.values import Amount, Count, Duration, FilePath, Numbers, Section, Text, Words, either
 
 PARTS = ("g_a", "g_s", "h_a", "h_s", "context", "prior", "gain", "hyper_gain")
 """The parts of an AG-VAE that a run can freeze or start anew, by the names of the model's attributes."""
@@ -59,8 +59,8 @@ class Trainer(Section):
     )
     max_steps: Limit = Field(description="optimiser steps; −1: no limit")
     max_epochs: Limit | None = Field(description="passes over the data; −1: no limit")
-    max_time: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$"), Words("days:hours:minutes:seconds")] | None = (
-        Field(description="wall-clock limit, e.g. 00:02:00:00")
+    max_time: Duration | None = Field(
+        description="time for the whole run, over which the learning rate falls; a resumed run goes on with the rest"
     )
     accumulate_grad_batches: Count = Field(description="batches per optimiser step")
     gradient_clip_val: Amount | None = Field(description="largest norm of the network's gradient; null: no clipping")

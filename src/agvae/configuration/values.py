@@ -1,12 +1,13 @@
 """Sections of the configuration, and the text that describes a key's values, in errors and in the reference alike."""
 
+import re
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
@@ -47,6 +48,33 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 FilePath = Annotated[str, Field(min_length=1), Words("a path")]
+
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")  # Lightning's form
+_UNITS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
+
+
+def seconds(duration: str) -> int:
+    """A duration in seconds. Raises ValueError for text that is none, and for none at all.
+
+    >>> seconds("9min"), seconds("1h30min"), seconds("45s"), seconds("01:02:00:00")
+    (540, 5400, 45, 93600)
+    """
+    found = _CLOCK.fullmatch(duration) or _UNITS.fullmatch(duration)
+    days, hours, minutes, rest = (int(number or 0) for number in found.groups()) if found else (0, 0, 0, 0)
+    total = ((24 * days + hours) * 60 + minutes) * 60 + rest
+    if not total:
+        raise ValueError(f"{{key}} must be {either(_DURATION.kinds)}, not {duration}")
+    return total
+
+
+def _is_duration(duration: str) -> str:
+    seconds(duration)
+    return duration
+
+
+_DURATION = Words("a time above 0 such as 9min, 1h30min or 45s", "days:hours:minutes:seconds")
+
+Duration = Annotated[str, AfterValidator(_is_duration), _DURATION]
 
 OWN = "package.module:name"
 """The notation of a user's own choice, and the tag of its section."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from agvae.data import Batch
-from agvae.errors import ConfigError, DataError
+from agvae.errors import ConfigError
 from agvae.training.acceleration import compile_networks
+from agvae.training.lightning_internals import is_accumulating
 from agvae.training.loggers import logs_after
 
 log = logging.getLogger(__name__)
@@ -86,17 +87,10 @@ def _averaged(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
 
 
-class DivergenceError(DataError):
-    """Step after step had a loss or a gradient that is not finite."""
-
-
 class SkippedSteps(Callback):
     """Counts steps skipped for a loss or gradient that is not finite, as `train/skipped_steps`, and names their files.
 
-    After `in_a_row` of them training ends with `DivergenceError`, on all ranks after the same step. The weights are
-    then those of the last good step. A GPU is asked about a step once the next one is under way, so that it never
-    waits.
-    """
+    A GPU is asked about a step once the next one is under way, so that it never waits."""
 
     class Asked(NamedTuple):
         """A step whose outcome is on its way from the device."""
@@ -106,13 +100,8 @@ class SkippedSteps(Callback):
         skipped: Tensor
         arrived: torch.cuda.Event | None
 
-    def __init__(self, in_a_row: int):
-        """Raises ConfigError for less than one."""
-        if in_a_row < 1:
-            raise ConfigError(f"callbacks.skipped_steps.in_a_row={in_a_row} is not at least 1")
-        self.in_a_row = in_a_row
+    def __init__(self) -> None:
         self.total = 0
-        self.row = 0
         self.paths: list[str] = []
         self.asked: deque[SkippedSteps.Asked] = deque()
 
@@ -120,10 +109,9 @@ class SkippedSteps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.paths.extend(batch.path)
-        skipped, pl_module.step_skipped = pl_module.step_skipped, None
-        if skipped is None:
-            return  # gradients are being accumulated
-        arrived = None
+        if is_accumulating(trainer):
+            return
+        skipped, arrived = pl_module.step_skipped, None
         if skipped.is_cuda:
             on_host = torch.empty_like(skipped, device="cpu", pin_memory=True)
             skipped, arrived = on_host.copy_(skipped, non_blocking=True), torch.cuda.Event()
@@ -131,44 +119,27 @@ class SkippedSteps(Callback):
         self.asked.append(self.Asked(trainer.global_step, self.paths, skipped, arrived))
         self.paths = []
         while len(self.asked) > (arrived is not None):
-            self._count(trainer, self.asked.popleft())
+            self._count(self.asked.popleft())
         if logs_after(trainer, trainer.global_step):
             pl_module.log("train/skipped_steps", float(self.total))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         while self.asked:
-            self._count(trainer, self.asked.popleft())
+            self._count(self.asked.popleft())
 
     def state_dict(self) -> dict[str, int]:
-        return {"total": self.total, "row": self.row}
+        return {"total": self.total}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.total, self.row = state["total"], state["row"]
+        self.total = state["total"]
 
-    def _count(self, trainer: Trainer, asked: Asked) -> None:
+    def _count(self, asked: Asked) -> None:
         if asked.arrived is not None:
             asked.arrived.synchronize()
-        if not asked.skipped.item():
-            self.row = 0
-            return
-        self.total += 1
-        self.row += 1
-        files = ", ".join(asked.paths)
-        log.warning("step %d skipped: a loss or gradient is not finite (%s)", asked.step, files)
-        if self.row < self.in_a_row:
-            return
-        row, self.row = self.row, 0  # a run that goes on from here counts anew
-        if trainer.world_size > 1:
-            of_ranks: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(of_ranks, files)
-            files = ", ".join(of_ranks)
-            if not trainer.is_global_zero:
-                raise SystemExit(0)  # at a failure the launcher would kill rank zero before it has saved and said why
-        raise DivergenceError(
-            f"{row} steps in a row, up to step {asked.step}, had a loss or gradient that is not finite; "
-            f"files of the last: {files}; last.ckpt has the weights of the last good step: go on with ckpt_path=last "
-            "and a lower optimizer.lr, or leave these files out"
-        )
+        if asked.skipped.item():
+            self.total += 1
+            files = ", ".join(asked.paths)
+            log.warning("step %d skipped: a loss or gradient is not finite (%s)", asked.step, files)
 
 
 class DataWait(Callback):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -35,11 +34,6 @@ WARNINGS_TO_SILENCE = (
 def is_accumulating(trainer: Trainer) -> bool:
     """Whether the last batch only added to the gradients, so that the optimiser's step is still to come."""
     return trainer.fit_loop._should_accumulate()
-
-
-def has_time_limit(trainer: Trainer) -> bool:
-    """Whether `trainer.max_time` ends the run."""
-    return any(isinstance(callback, Timer) for callback in trainer.callbacks)
 
 
 def validates_next(trainer: Trainer) -> bool:

@@ -11,8 +11,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from agvae.data import ImageDataModule
 from agvae.models.trainable import is_peer
 from agvae.shipped import DEFAULT_MODEL
+from agvae.training.budget import budget_of
 from agvae.training.directories import CHECKPOINTS, LAST, best_checkpoint
 from agvae.training.module import AGVAEModule
+from agvae.training.pace import duration
 
 
 @rank_zero_only
@@ -41,6 +43,8 @@ def opening(
     yield f"batch:      {_batch(trainer, config['data']['batch_size'])}"
     yield f"rate:       {config['optimizer']['lr']:g}, {config['scheduler']['name']}, on any number of devices"
     yield from _too_long(config["scheduler"], trainer.max_steps)
+    if budget := budget_of(trainer):
+        yield f"time:       {duration(budget.seconds)} for the whole run, compilation and validations included"
     yield f"precision:  {trainer.precision} on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
 
 
@@ -61,7 +65,8 @@ def closing(config: dict[str, Any], run_dir: Path, trainer: Trainer) -> Iterator
     else:
         yield f"next steps: python evaluate.py checkpoint={best}"
         yield f"            agvae export {best} model.safetensors"
-    if trainer.global_step != trainer.max_steps:
+    budget = budget_of(trainer)
+    if trainer.global_step != trainer.max_steps and not (budget and budget.share >= 1):
         yield f"            {shlex.join(['python', 'train.py', f'ckpt_path={run_dir / LAST}'])}"
 
 

@@ -1,5 +1,6 @@
 """The module that Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from agvae.models.agvae import AGVAE
 from agvae.models.trainable import build_model
 from agvae.quality import check_quality, half_levels
 from agvae.strides import STRIDE_Y
+from agvae.training.budget import budget_of
 from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
 from agvae.training.losses import (
@@ -28,7 +30,7 @@ from agvae.training.losses import (
     resolved,
     trained_levels,
 )
-from agvae.training.optimization import build_optimizer, build_scheduler
+from agvae.training.optimization import build_optimizer, build_scheduler, lay_over
 from agvae.training.rd_curve import RDCurve
 
 
@@ -79,7 +81,8 @@ class AGVAEModule(LightningModule):
         self.curve = RDCurve(self.qualities)
         self.rd_points: list[dict[str, float]] = []
         self.run_id = new_run_id()
-        self.step_skipped: Tensor | None = None  # whether the optimiser's last step was; a callback takes it
+        self.step_loss: Tensor | None = None  # of the last batch, without that of the quantiles
+        self.step_skipped: Tensor | None = None  # whether the optimiser's last step was
         self.save_hyperparameters(
             {
                 "model": model,
@@ -133,6 +136,9 @@ class AGVAEModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             return self._agvae.latent(self.pixels(batch.image)).contiguous(memory_format=self.memory_format)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        lay_over(checkpoint, self.hparams.optimizer)
+
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 (B, 3, H, W), which takes a quarter of the bytes on the way to the device, to floats in [0, 1]."""
         return image.to(self.dtype, memory_format=self.memory_format) / 255
@@ -167,6 +173,7 @@ class AGVAEModule(LightningModule):
             bpp, cost = self._rate_distortion(batch, level)
         losses = self.level_weight[level] * cost
         loss = losses.mean()
+        self.step_loss = loss.detach()
         aux_loss = self.model.aux_loss()
         with torch.no_grad():
             self.log("train/loss", loss, prog_bar=True)
@@ -200,21 +207,26 @@ class AGVAEModule(LightningModule):
         optimizer = build_optimizer(
             self.hparams.optimizer, self.model.network_parameters(), self.model.quantile_parameters(), fused
         )
-        scheduler = build_scheduler(self.hparams.scheduler, optimizer, self._run_length)
+        budget = budget_of(self.trainer)
+        scheduler = build_scheduler(
+            self.hparams.scheduler, optimizer, self._run_length, lambda: budget.share if budget else 0.0
+        )
         return {
             "optimizer": optimizer,
             # Lightning would step a plateau by stale values between validations; on_validation_epoch_end does it.
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False},
         }
 
-    def _run_length(self) -> int:
+    def _run_length(self) -> float:
         steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        if steps < math.inf:
+            return int(steps)
+        if budget_of(self.trainer) is None:
             raise ConfigError(
                 f"scheduler={self.hparams.scheduler['name']} follows the length of the run: "
-                "set trainer.max_steps, trainer.max_epochs or scheduler.total_steps"
+                "set trainer.max_steps, trainer.max_epochs, trainer.max_time or scheduler.total_steps"
             )
-        return int(steps)
+        return math.inf
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):

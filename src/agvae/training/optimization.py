@@ -25,11 +25,16 @@ def build_optimizer(
 
 
 def build_scheduler(
-    config: dict[str, Any], optimizer: torch.optim.Optimizer, run_length: Callable[[], int]
+    config: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
+    run_length: Callable[[], float],
+    time_share: Callable[[], float] = lambda: 0.0,
 ) -> LRScheduler | ReduceLROnPlateau:
     """The schedule of the network's learning rate; the quantiles' stays.
 
-    `run_length()` is the number of steps of the run, asked for only when `total_steps` is null and needed."""
+    `run_length()` is the number of steps of the run, infinite if only time ends it; it is called when `total_steps` is
+    null and needed. `time_share()` is the share of the run's time that is used. A schedule follows steps or time,
+    whichever is further; with `total_steps` it follows steps alone."""
     if config["name"] == "plateau":
         network, quantiles = (group["lr"] for group in optimizer.param_groups)
         return ReduceLROnPlateau(
@@ -39,44 +44,83 @@ def build_scheduler(
             min_lr=[network * config["final_factor"], quantiles],
         )
     factor = _choose(FACTORS, "scheduler", config["name"])(config, run_length)
-    return LambdaLR(optimizer, [factor, lambda step: 1.0])
+    by_time = config.get("total_steps") is None
+    return LambdaLR(optimizer, [lambda step: factor(step, time_share() if by_time else 0.0), lambda step: 1.0])
 
 
-def constant(config: dict[str, Any], run_length: Callable[[], int]) -> Callable[[int], float]:
+def multiply_rate(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | ReduceLROnPlateau, factor: float) -> None:
+    """Multiply the network's learning rate in the next step and in the rest of the schedule."""
+    optimizer.param_groups[0]["lr"] *= factor
+    rates = scheduler.min_lrs if isinstance(scheduler, ReduceLROnPlateau) else scheduler.base_lrs
+    rates[0] *= factor
+
+
+def lay_over(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
+    """Put the optimiser's options into a checkpoint whose run had others, since Lightning restores those.
+
+    A new learning rate is taken as it is, also if the run had multiplied its own after a divergence."""
+    saved = checkpoint["hyper_parameters"]["optimizer"]
+    if saved == config or "optimizer_states" not in checkpoint:
+        return
+    (state,), (schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+    state["param_groups"][0]["weight_decay"] = config["weight_decay"]
+    for i, key in enumerate(("lr", "quantile_lr")):
+        group = state["param_groups"][i]
+        group["betas"] = tuple(config["betas"])
+        if "decoupled_weight_decay" in group:
+            group["decoupled_weight_decay"] = config["name"] == "adamw"
+        if config[key] == saved[key]:
+            continue
+        before = schedule["base_lrs"][i] if "base_lrs" in schedule else saved[key]
+        group["lr"] = group["lr"] / before * config[key] if before else config[key]
+        if "base_lrs" in schedule:
+            schedule["base_lrs"][i] = group["initial_lr"] = config[key]
+        else:
+            schedule["min_lrs"][i] *= config[key] / saved[key] if saved[key] else 1.0
+
+
+def constant(config: dict[str, Any], run_length: Callable[[], float]) -> Callable[[int, float], float]:
     """Linear warm-up over `warmup_steps`, then 1."""
     warmup = config["warmup_steps"]
-    return lambda step: min(1.0, (step + 1) / (warmup + 1))
+    return lambda step, share: min(1.0, (step + 1) / (warmup + 1))
 
 
-def cosine(config: dict[str, Any], run_length: Callable[[], int]) -> Callable[[int], float]:
-    """Warm-up, then half a cosine from 1 to `final_factor` at `total_steps`."""
+def cosine(config: dict[str, Any], run_length: Callable[[], float]) -> Callable[[int, float], float]:
+    """Warm-up, then half a cosine from 1 to `final_factor` at `total_steps` or at the end of the time."""
     warmup, total, final = config["warmup_steps"], config["total_steps"] or run_length(), config["final_factor"]
 
-    def factor(step: int) -> float:
-        progress = min(1.0, max(0, step - warmup) / max(1, total - warmup))
+    def factor(step: int, share: float) -> float:
+        progress = min(1.0, max(share, max(0, step - warmup) / max(1, total - warmup)))
         return min((step + 1) / (warmup + 1), final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
     return factor
 
 
-def wsd(config: dict[str, Any], run_length: Callable[[], int]) -> Callable[[int], float]:
-    """Warm-up, stable, decay: 1 until the last `decay_share` of `total_steps`, then linearly to `final_factor`."""
+def wsd(config: dict[str, Any], run_length: Callable[[], float]) -> Callable[[int, float], float]:
+    """Warm-up, stable, decay: 1 until the last `decay_share` of the run, then linearly to `final_factor`."""
     warmup, total, final = config["warmup_steps"], config["total_steps"] or run_length(), config["final_factor"]
-    decay = max(1, round(total * config["decay_share"]))
+    decay_share = config["decay_share"]
+    decay = max(1, round(total * decay_share)) if total < math.inf else 1
 
-    def factor(step: int) -> float:
-        remaining = min(1.0, max(0, total - step) / decay)
+    def factor(step: int, share: float) -> float:
+        in_time = (1 - share) / decay_share if decay_share else float(share < 1)
+        remaining = min(1.0, max(0, total - step) / decay, in_time)
         return min((step + 1) / (warmup + 1), final + (1 - final) * remaining)
 
     return factor
 
 
-def multistep(config: dict[str, Any], run_length: Callable[[], int]) -> Callable[[int], float]:
-    """Warm-up, then times `factor` at each of the `milestones`, shares of `total_steps`."""
+def multistep(config: dict[str, Any], run_length: Callable[[], float]) -> Callable[[int, float], float]:
+    """Warm-up, then times `factor` at each of the `milestones`, shares of the run."""
     total = config["total_steps"] or run_length()
-    milestones = [share * total for share in config["milestones"]]
+    milestones = config["milestones"]
     warmup = constant(config, run_length)
-    return lambda step: warmup(step) * config["factor"] ** sum(step >= milestone for milestone in milestones)
+
+    def factor(step: int, share: float) -> float:
+        passed = sum(step >= milestone * total or share >= milestone for milestone in milestones)
+        return warmup(step, share) * config["factor"] ** passed
+
+    return factor
 
 
 FACTORS = {"constant": constant, "cosine": cosine, "wsd": wsd, "multistep": multistep}

@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from agvae.training.lightning_internals import has_time_limit, is_accumulating
+from agvae.training.budget import budget_of
+from agvae.training.lightning_internals import is_accumulating
 
 LONG = 3600.0
 """If a run on a CPU takes at least this many seconds, it is told of the experiments that are meant for a CPU."""
@@ -37,13 +38,13 @@ class Pace(Callback):
     @rank_zero_only
     def _say(self, trainer: Trainer) -> None:
         rate = self.steps / self.seconds
-        left = steps_left(trainer)
+        left = steps_left(trainer, 1 / rate)
         if left is None:
             tqdm.write(f"pace:       {rate:.3g} steps a second")
             return
         line = f"pace:       {rate:.3g} steps a second, {left:,} steps to go: {duration(left / rate)}"
         on_cpu = trainer.strategy.root_device.type == "cpu"
-        if on_cpu and left / rate > LONG and not has_time_limit(trainer):
+        if on_cpu and left / rate > LONG and budget_of(trainer) is None:
             line += "; experiment=quickstart (minutes) and experiment=small (hours) are meant for a CPU"
         tqdm.write(line)
 
@@ -62,21 +63,26 @@ class StepProgressBar(TQDMProgressBar):
         """Values to show beside the bar."""
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
-        left = steps_left(trainer)
+        done = trainer.global_step - self.began[0] if self.began else 0
+        a_step = (time.perf_counter() - self.began[1]) / done if self.began and done else None
+        left = steps_left(trainer, a_step)
         if left is None:
             return {"step": str(trainer.global_step), **shown}
         step = f"{trainer.global_step}/{trainer.global_step + left}"
-        done = trainer.global_step - self.began[0] if self.began else 0
-        if not self.began or not done:
+        if a_step is None:
             return {"step": step, **shown}
-        seconds = (time.perf_counter() - self.began[1]) / done * left
-        return {"step": step, "to_go": str(timedelta(seconds=round(seconds))), **shown}
+        return {"step": step, "to_go": str(timedelta(seconds=round(left * a_step))), **shown}
 
 
-def steps_left(trainer: Trainer) -> int | None:
-    """Optimiser steps up to the end of the run; None if it has no end in steps."""
-    total = trainer.estimated_stepping_batches
-    return None if total == float("inf") else max(0, int(total) - trainer.global_step)
+def steps_left(trainer: Trainer, a_step: float | None) -> int | None:
+    """Optimiser steps up to the end of the run, which take `a_step` seconds each; None if nothing ends it.
+
+    Time ends it only if it is known how long a step takes."""
+    total, budget = trainer.estimated_stepping_batches, budget_of(trainer)
+    left = [] if total == float("inf") else [max(0, int(total) - trainer.global_step)]
+    if budget is not None and a_step is not None:
+        left.append(int(budget.left / a_step))
+    return min(left, default=None)
 
 
 def duration(seconds: float) -> str:

@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from agvae.codec import model_file
+from agvae.configuration.values import seconds
 from agvae.errors import ConfigError
 from agvae.facts import flat
 from agvae.models.peers import PeerModel
 from agvae.models.trainable import Trainable
+from agvae.training.budget import Budget
 from agvae.training.directories import CONFIG, LAST
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,13 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
-def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], frozen: Sequence[str], max_steps: int) -> None:
+def check_resumable(
+    checkpoint: dict[str, Any],
+    model: dict[str, Any],
+    frozen: Sequence[str],
+    max_steps: int,
+    max_time: str | None,
+) -> None:
     """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take.
 
     A resumed run also keeps its frozen parts, since the optimiser has no state for them."""
@@ -127,6 +135,9 @@ def check_resumable(checkpoint: dict[str, Any], model: dict[str, Any], frozen: S
         raise ConfigError(
             f"trainer.max_steps must be above {checkpoint['global_step']}, the step of the checkpoint, not {max_steps}"
         )
+    used = checkpoint.get("callbacks", {}).get(Budget.__name__, {}).get("elapsed", 0.0)
+    if max_time is not None and used >= seconds(max_time):
+        raise ConfigError(f"the run has used {used:.0f} s, and trainer.max_time={max_time}: set it higher")
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -9,9 +9,11 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from agvae.configuration.values import seconds
 from agvae.errors import ConfigError
 from agvae.models.trainable import is_peer
 from agvae.training import acceleration, launch
+from agvae.training.budget import Budget
 from agvae.training.callbacks import EMA, Compile
 from agvae.training.checkpoints import AtomicCheckpointIO
 from agvae.training.loggers import never_fails
@@ -32,7 +34,7 @@ def build_trainer(config: dict[str, Any], run_dir: Path, checkpoint: dict[str, A
         options["precision"] = acceleration.choose_precision(options, config["model"], checkpoint.get("precision"))
     try:
         trainer = Trainer(
-            **options,
+            **{**options, "max_time": None},  # a Budget in its place
             default_root_dir=run_dir,
             callbacks=callbacks,
             logger=loggers,
@@ -47,8 +49,10 @@ def build_trainer(config: dict[str, Any], run_dir: Path, checkpoint: dict[str, A
 
 
 def _callbacks(config: dict[str, Any]) -> list[Callback]:
-    decay = config["ema"]["decay"]
+    decay, max_time = config["ema"]["decay"], config["trainer"]["max_time"]
     callbacks: list[Callback] = [launch.Quiet(), Pace()]
+    if max_time is not None:
+        callbacks.append(Budget(seconds(max_time)))
     if decay is not None:
         callbacks.append(EMA(decay))
     if config["compile"]:
