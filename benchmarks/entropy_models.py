@@ -12,9 +12,10 @@ schedule, and share their latents in OUT/latents. An arm that was interrupted go
 neither trained nor measured again; other OVERRIDEs need another --out.
 
 The rate is the model's own, in bits per pixel, at each level: on the held-out pictures while training, and at the end
-on the pictures of --images, each symbol rounded in coding order. The distortion is not measured. `contexts` also gives
-the parameters of the trained parts, and the seconds that compressing and decompressing the first picture take. The
-curves go to OUT/curves.json.
+on the pictures of --images, each symbol rounded in coding order. The distortion is not measured: it differs
+a little between arms, since symbols are rounded about the mean that each predicts. `contexts` also gives the parameters
+of the trained parts, and the seconds that compressing and decompressing the first picture take. The curves go to
+OUT/curves.json.
 """
 
 import argparse

@@ -159,7 +159,7 @@ class AGVAEModule(LightningModule):
     def training_step(self, batch: Batch | LatentBatch, batch_idx: int) -> Tensor:
         """mean_i w_i·(R_i + λ_i·D_i), R in bits per pixel, plus the loss of the prior's quantiles.
 
-        The distortion D is left out where no trained part can change it (`rate_only`). Levels and noise depend on
+        The distortion D is left out where it has no gradient (`rate_only`). Levels and noise depend on
         nothing but the seed, the rank and the number of batches done, so that a resumed run draws what the
         uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all gradients NaN, and so,
         summed over ranks, those of every rank."""
