@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make quickstart   evaluate the default model, compress a photo, train the small model a little"
-	@echo "make test         run the tests (4 to 6 minutes on 2 cores)"
+	@echo "make test         run the tests (4 minutes on 2 cores, 7 the first time)"
 	@echo "make test-all     run the tests, including slow ones"
 	@echo "make lint         check style and types, as pre-commit does"
 	@echo "make format       fix the style"
