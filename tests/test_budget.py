@@ -3,12 +3,14 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from test_training import At, assert_equal, configure, inject, load
+from test_training import ROOT, TINY_RUN, At, assert_equal, configure, inject, load
 
 from agvae.configuration.values import seconds
 from agvae.engine import train
@@ -84,8 +86,10 @@ def clock(monkeypatch, inject):
 TEN_SECONDS = ["scheduler=cosine", "scheduler.warmup_steps=0", "trainer.max_time=10s", "trainer.limit_val_batches=0"]
 
 
-def test_a_run_ends_with_its_time_and_its_lowest_rate(tmp_path, clock):
-    trainer = train(configure(tmp_path, *TEN_SECONDS, "scheduler.final_factor=0", "trainer.max_steps=-1"))
+def test_a_run_ends_with_its_time_its_lowest_rate_and_a_validation(tmp_path, clock):
+    options = ["scheduler.final_factor=0", "trainer.max_steps=-1", "trainer.limit_val_batches=1"]
+    trainer = train(configure(tmp_path, *TEN_SECONDS, *options))
+    assert (tmp_path / "rd.csv").read_text().splitlines()[-1].startswith("5,5,")
     assert trainer.global_step == load(tmp_path)["global_step"] == 5
     assert clock.rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)])
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0
@@ -113,10 +117,14 @@ def test_a_resumed_run_goes_on_with_the_rest_of_the_time(tmp_path, clock, inject
     assert clock.rates == whole
     assert_equal(load(tmp_path / "cut")["state_dict"], load(tmp_path / "whole")["state_dict"])
     assert "ckpt_path=" not in capsys.readouterr().out.rpartition("stopped:")[2]
+
+
+def test_a_run_whose_time_is_used_needs_a_longer_one(tmp_path, clock):
+    train(configure(tmp_path, *TEN_SECONDS))
     with pytest.raises(ConfigError, match=r"has used 10 s, and trainer\.max_time=10s"):
-        train(configure(tmp_path / "cut", *TEN_SECONDS, "ckpt_path=last"))
-    train(configure(tmp_path / "cut", *TEN_SECONDS, "trainer.max_time=12s", "ckpt_path=last"))
-    assert load(tmp_path / "cut")["global_step"] == 6
+        train(configure(tmp_path, *TEN_SECONDS, "ckpt_path=last"))
+    train(configure(tmp_path, *TEN_SECONDS, "trainer.max_time=12s", "ckpt_path=last"))
+    assert load(tmp_path)["global_step"] == 6
 
 
 def test_everything_from_the_start_of_fit_counts(tmp_path, clock, inject):
@@ -168,6 +176,39 @@ def test_quick_steps_do_not_look_at_the_clock_each_time():
     assert first == second
     assert 90 < len(sent) < 110
     assert all(abs(share - (step + 1) / 64 / 10_000) <= 1.1 / 10_000 for step, share in enumerate(first))
+
+
+FAST_ON_RANK_ONE = """
+import time
+import torch
+from lightning.pytorch.callbacks import Callback
+from agvae.training.budget import budget_of
+
+
+class Probe(Callback):
+    def on_fit_start(self, trainer, module):
+        self.rates = []
+        if trainer.global_rank == 1:
+            budget_of(trainer).clock = lambda: 5 * time.monotonic()
+
+    def on_train_batch_start(self, trainer, *_):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_end(self, trainer, module):
+        torch.save(self.rates, f"{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_rate_and_end_together(tmp_path):
+    (tmp_path / "probe.py").write_text(FAST_ON_RANK_ONE)
+    options = ["trainer.devices=2", "scheduler=cosine", "scheduler.warmup_steps=0", "trainer.max_time=2s"]
+    command = [sys.executable, str(ROOT / "train.py"), *TINY_RUN, *options, "+callbacks.probe._target_=probe.Probe"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first == second
+    assert first[0] == 1e-3 > first[-1]
 
 
 def test_a_run_without_a_budget_has_none():
