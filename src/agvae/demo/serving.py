@@ -65,7 +65,7 @@ def serve(
             _, address, public = launch(page, host=host, port=port, share=share)
         except OSError as error:
             raise ConfigError(f"the page cannot be served: {error}; choose another --port or --host") from error
-        print(f"The page is at {public or address}. Press Ctrl-C to stop it.", flush=True)
+        print(f"The page is at {public or address} (press Ctrl-C to stop it)", flush=True)
         try:
             ended.wait()
         except KeyboardInterrupt:
