@@ -89,8 +89,8 @@ def start(code: str) -> subprocess.Popen:
     ("call", "count", "step"),
     [
         ("replace", 8, 4),  # step 5 written aside, not renamed; the first is that of config.yaml
-        pytest.param("replace", 6, 4, marks=pytest.mark.slow),  # while the best one is written
-        pytest.param("fsync", 5, 1, marks=pytest.mark.slow),  # half of step 2
+        pytest.param("replace", 7, 4, marks=pytest.mark.slow),  # while the best one is written
+        pytest.param("fsync", 7, 1, marks=pytest.mark.slow),  # half of step 2
     ],
 )
 def test_a_run_killed_while_it_saves_resumes_bit_for_bit(uninterrupted, tmp_path, call, count, step):
