@@ -1,4 +1,4 @@
-"""What each part of AG-VAE is worth: train a model for each answer, code pictures with it, and compare curves.
+"""Measures each part of AG-VAE: trains a model for each answer, codes pictures with it, and compares RD curves.
 
     python benchmarks/ablations.py [QUESTION …] --images DIR [--seeds 3] [--out DIR] [-- OVERRIDE …]
     python benchmarks/ablations.py [QUESTION …] --read docs/results/ablations.json --plots docs/results
@@ -8,19 +8,25 @@ gain_units          HCVR, CVR and a fixed-rate model for each λ
 gain_vectors        n = 2, 3, 4, 6 and 8 gain vectors
 level_sampling      a level for each picture of a batch, or one for all
 contexts            none, checkerboard and quadtree
-specialised         agvae-small-mse trained on for all its levels, and for each of them alone
+specialised         agvae-small-mse trained further for all its levels, and for each of them alone
 
-Without names all are asked. Each model trains with `python train.py experiment=ablation`, its setting (that of
-conf/sweep) and the OVERRIDEs (data=folder data.root=DIR data.val_root=DIR); those of `specialised` go on from the
-shipped model with experiment=small. Then the codec compresses and decompresses the pictures of --images at its levels
-and at qualities between them: bpp is 8 × the bytes of the file over pixels, PSNR that of the 8-bit picture. Models that
-are there already in --out are neither trained nor measured again, so that what was interrupted goes on; another budget
-or other OVERRIDEs need another --out. The curves go to OUT/curves.json.
+Without a QUESTION, the script asks all of them. Each model trains with `python train.py experiment=ablation`, the
+setting of its answer (as in conf/sweep) and the OVERRIDEs (data=folder data.root=DIR data.val_root=DIR). The models of
+`specialised` continue from the shipped model with experiment=small.
 
-Tables, from these curves or from those of --read: BD-rates against the default with the same seed, as a mean over
-seeds and its range; PSNR against the fixed-rate models at their rates; qualities between levels against the curve
-through the levels. With --plots DIR, rd.png and differences.png as well. The fixed-rate models, n and the contexts
-have one seed.
+The codec then compresses and decompresses the pictures of --images, at the model's levels and at qualities between
+them. bpp is 8 × the bytes of the file over its pixels, and PSNR is that of the 8-bit picture. The curves go to
+OUT/curves.json. A model that OUT already holds is neither trained nor measured again, so you can resume an interrupted
+comparison. Use another OUT for another budget or other OVERRIDEs.
+
+The tables come from these curves, or from those of --read:
+
+- BD-rates against the default model with the same seed, as the mean over seeds and the range;
+- PSNR against the fixed-rate models at their rates;
+- the distance of qualities between levels from the curve through the levels.
+
+With --plots DIR, the script also draws rd.png and differences.png. The fixed-rate models and the answers of
+gain_vectors, contexts and specialised have one seed, all others have --seeds.
 """
 
 import argparse
@@ -56,7 +62,7 @@ VARIANTS = {
     "shared": GO_ON,
     **{name: [*GO_ON, f"loss.levels=[{level}]"] for name, level in ONLY.items()},
 }
-QUESTIONS = {  # the answers, with what each is called in tables and plots; the default is among them
+QUESTIONS = {  # the answers of each question, and their names in tables and plots
     "entropy": {"default": "half_mass", "symmetric": "symmetric", "two_piece": "two_piece"},
     "gain_units": {"default": "HCVR", "cvr": "CVR", **{name: name for name in FIXED}},
     "gain_vectors": {"n2": "n = 2", "n3": "n = 3", "n4": "n = 4", "default": "n = 6", "n8": "n = 8"},
@@ -65,19 +71,21 @@ QUESTIONS = {  # the answers, with what each is called in tables and plots; the 
     "specialised": {"shared": "all levels", **{name: name for name in ONLY}},
 }
 ONE_SEED = {*FIXED, *QUESTIONS["gain_vectors"], *QUESTIONS["contexts"], *QUESTIONS["specialised"]} - {"default"}
-STEPS_BETWEEN = 10  # parts, at least, that the range of quality is cut into where a curve is measured
+STEPS_BETWEEN = 10  # a measured curve divides the range of quality into at least this many parts
 
 
 def qualities(levels):
-    """Where a model is measured: its levels, and between each two of them as many as give ten parts, at least one."""
+    """The qualities at which a model is measured: its levels, and points between them.
+
+    Each gap between levels has at least one point, and the whole range at least STEPS_BETWEEN parts."""
     parts = max(2, -(-STEPS_BETWEEN // (levels - 1))) if levels > 1 else 1
     return [step / parts for step in range(parts * (levels - 1) + 1)]
 
 
 def measure(codec, paths, at):
-    """The codec's mean rate and PSNR over the pictures, from the files and the pictures that they decode to.
+    """The codec's mean rate (bpp) and PSNR (dB) over the pictures at the qualities `at`.
 
-    `at` are the qualities."""
+    Both are measured on real files and the pictures that they decode to."""
     from PIL import Image
 
     from agvae.images import load_rgb
@@ -95,15 +103,15 @@ def measure(codec, paths, at):
 
 
 def trained(run, settings):
-    """Train in `run`, unless that is done."""
+    """Train in the folder `run`, unless it holds a trained model."""
     if not (done := run / "trained.json").exists():
         done.write_text(json.dumps({"processor_seconds": round(train(run, settings))}))
 
 
 def measured(run, paths, only):
-    """A model's curve over the pictures, measured unless that is done, and what its training took.
+    """A model's curve over the pictures, and the processor time of its training.
 
-    `only` is the one level that it was trained for, or None."""
+    An existing curve is read, not measured again. `only` is the one level that it was trained for, or None."""
     from agvae.codec import Codec
 
     if not (done := run / "curve.json").exists():
@@ -114,7 +122,7 @@ def measured(run, paths, only):
 
 
 def asked(questions, seeds):
-    """The models that answer the questions, (variant, seed) in the order in which they are trained."""
+    """The models that answer the questions, as (variant, seed) in the order of training."""
     variants = dict.fromkeys(variant for question in questions for variant in QUESTIONS[question])
     if {*variants} & {*SETTINGS}:
         variants = dict.fromkeys(["default", *variants])
@@ -130,18 +138,20 @@ def curves_of(results):
 
 
 def fixed_curve(curves, names):
-    """The points of the models for one rate each, as one curve."""
+    """One curve through the points of the fixed-rate models."""
     points = [next(iter(curves[name].values())).results for name in names]
     return Curve("fixed-rate models", "", {key: [p[key][0] for p in points] for key in ("bpp", "psnr-rgb")})
 
 
 def psnr_at(curve, rates):
-    """PSNR of a curve at other rates, by PCHIP over log rate; NaN outside its own."""
+    """PSNR of a curve at other rates, by PCHIP over log rate. It is NaN outside the range of the curve."""
     return pchip(np.log(curve.results["bpp"]), np.array(curve.results["psnr-rgb"]), np.log(rates))
 
 
 def against_default(labels, curves):
-    """Rows of the answers' BD-rates against the default with the same seed; the default's own has their seeds."""
+    """Rows with the BD-rate of each answer against the default with the same seed.
+
+    The row of the default is a mean over the seeds that the other answers have."""
     anchors = curves["default"]
     answers = [name for name in labels if name in curves and name not in FIXED]
     shared = set().union(*(curves[name] for name in answers if name != "default"))
@@ -153,22 +163,22 @@ def against_default(labels, curves):
 
 
 def range_over_seeds(curves):
-    """BD-rates of the default's other seeds against its first: what chance alone does."""
+    """BD-rates of the default's other seeds against its first: the effect of chance alone."""
     first, *others = curves["default"].values()
     return [bd_rate(first, other) for other in others]
 
 
 def decibels(values, digits=2):
-    """Differences in dB as mean and range."""
+    """Differences in dB as text: their mean and range."""
     text = f"{np.mean(values):+.{digits}f}"
     return f"{text} ({min(values):+.{digits}f} to {max(values):+.{digits}f})" if len(values) > 1 else text
 
 
 def against_fixed(names, gained_names, curves):
-    """Rows of gained models' PSNR minus that of models for one rate each, at equal rate.
+    """Rows with the PSNR of models with gain units minus that of the fixed-rate models, at equal rate.
 
-    First at each fixed-rate model's own rate, then at the lowest rate of the gained ones, where the fixed-rate models'
-    curve is interpolated; the last row has BD-rates against that curve."""
+    The first rows are at the rate of each fixed-rate model. The next row is at the lowest rate of the models with gain
+    units, where the curve of the fixed-rate models is interpolated. The last row has BD-rates against that curve."""
     fixed = fixed_curve(curves, names)
     seeds = sorted(set.intersection(*(set(curves[name]) for name in gained_names)))
     gained = [[curves[name][seed] for seed in seeds] for name in gained_names]
@@ -188,7 +198,7 @@ def against_fixed(names, gained_names, curves):
 
 
 def vectors(labels, curves):
-    """Rows of how far qualities between n levels lie from the curve through these."""
+    """Rows with the PSNR of qualities between levels minus that of the curve through the levels, for each n."""
     for name, label in labels.items():
         for curve in list(curves.get(name, {}).values())[:1]:
             _, loss = loss_between_levels(curve)
@@ -219,13 +229,18 @@ def report(questions, curves):
 
 
 def differences(anchors, found, rates):
-    """PSNR of curves minus that of the anchor with the same seed, or of the only one, at the rates: (seeds, rates)."""
+    """PSNR of curves minus that of their anchors at the given rates, (seeds, rates).
+
+    The anchor has the same seed, or the lowest seed if there is no such anchor."""
     pairs = [(curve, anchors.get(seed, anchors[min(anchors)])) for seed, curve in found.items()]
     return np.array([psnr_at(curve, rates) - psnr_at(anchor, rates) for curve, anchor in pairs])
 
 
 def plots(questions, curves, folder):
-    """rd.png: gained models and fixed-rate ones; differences.png: for each question, PSNR against the default."""
+    """Draw rd.png and differences.png.
+
+    rd.png has models with gain units and the fixed-rate ones. differences.png has the PSNR of each answer against the
+    default, by question."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -272,29 +287,29 @@ def plots(questions, curves, folder):
 
 
 def rounded(found):
-    """A result as it is written, five digits after the point."""
+    """A result whose lists are rounded to five digits after the point."""
     return {key: [round(v, 5) for v in value] if isinstance(value, list) else value for key, value in found.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
-    parser.add_argument("--images", type=Path, help="the folder of pictures to code, which none was trained on")
+    parser.add_argument("--images", type=Path, help="folder of PNG pictures to code, none of them used in training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "ablations")
-    parser.add_argument("--read", type=Path, metavar="JSON", help="curves of before, in place of training")
+    parser.add_argument("--read", type=Path, metavar="JSON", help="curves of an earlier run; nothing is trained")
     parser.add_argument("--plots", type=Path, metavar="DIR")
     arguments, overrides = parse(parser)
     questions = arguments.questions or list(QUESTIONS)
     if unknown := [name for name in questions if name not in QUESTIONS]:
-        parser.error(f"no question is called {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
+        parser.error(f"QUESTION must be one of {', '.join(QUESTIONS)}, not {unknown[0]}")
 
     if arguments.read:
         held = json.loads(arguments.read.read_text())
         results = {(one["variant"], one["seed"]): one for one in held}
     else:
         if not arguments.images or not (paths := sorted(arguments.images.glob("*.png"))):
-            parser.error("--images DIR names a folder of PNG files")
+            parser.error("--images must be a folder with PNG files")
         folder, models = arguments.out.resolve(), asked(questions, arguments.seeds)
         for at, (variant, seed) in enumerate(models, 1):
             print(f"training {variant}, seed {seed}: {at} of {len(models)}", file=sys.stderr, flush=True)

@@ -1,22 +1,24 @@
-"""The whole codec: beside CompressAI's, where its time goes, what targets cost, and how time and memory grow.
+"""Measures the codec: speed beside CompressAI's, time of its stages, cost of targets, growth of time and memory.
 
     python benchmarks/codec.py [PART …] [--model PATH]
 
-Parts, all by default, each a Markdown table:
+Each part prints a Markdown table. By default, all parts run:
 
 versus    compress and decompress of a 768×512 photo by our `minnen2018` (N = 128, M = 192, symmetric, no context, one
-          level) and by CompressAI's MeanScaleHyperprior(128, 192). It is one and the same network, with the same random
-          weights, so both code the same symbols. Theirs gets and gives a float tensor, ours 8-bit pixels.
-          Beside them the shipped agvae-mse and agvae-small-mse at their middle quality.
-stages    where ours spends that time.
-targets   a file of a given size, which takes several codings, beside one at a given quality.
-sizes     the `agvae` command on mosaics from 0.4 to 67 megapixels: time and peak resident memory (of which some
-          0.8 GiB are Python, torch and the model).
-start     what the command takes before it works, and on a picture of 64×64.
+          level) and by CompressAI's MeanScaleHyperprior(128, 192). Both are the same network with the same random
+          weights, so both code the same symbols. CompressAI's takes and gives a float tensor, ours 8-bit pixels. The
+          table also has the shipped agvae-mse and agvae-small-mse at their middle quality.
+stages    the time of each stage of our codec on the same photo.
+targets   coding to a size in bytes, which takes several passes, beside coding at a quality.
+sizes     time and peak resident memory of the `agvae` command, on mirrored copies of a photo from 0.4 to 67
+          megapixels. About 0.8 GiB of the memory are Python, torch and the model.
+start     the start-up time of the command, and its time on a picture of 64×64.
 
-Times are the shortest of a few runs (sizes: of one), in the process's own number of threads: the processor's with one
-thread, else those of the clock. The model has random weights, scaled so that symbols and σ spread as a trained one's,
-or is --model in all parts but the first; random weights make an unnatural curve of rates.
+Times are the shortest of a few runs (in `sizes`, of one), in the process's own number of threads. `sizes` and `start`
+use the wall clock. The other parts use processor time with one thread, and the wall clock with more.
+
+All parts but `versus` measure --model. Without it, they measure a model with random weights, whose symbols and σ spread
+as in a trained one. The rates of random weights over quality are not natural.
 """
 
 import argparse
@@ -42,7 +44,7 @@ REPEATS = 8
 SHIPPED = ("agvae-mse", "agvae-small-mse")
 WIDTHS = {"N": 128, "M": 192}
 TRANSFORMS = {"name": "minnen2018", **WIDTHS}
-# A small process between this one and the command, whose peak would start from that of the process that starts it.
+# This small process starts the command, because the peak of a process starts from that of its parent.
 MEASURE = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -54,7 +56,7 @@ sys.exit(status)
 
 @torch.inference_mode()
 def versus(_):
-    """Ours and CompressAI's, all in one run."""
+    """Our codecs and CompressAI's, timed in one run."""
     model = random_model(TRANSFORMS, levels=1)
     theirs = MeanScaleHyperprior(**WIDTHS).eval()
     weights = {name.replace("prior.", "entropy_bottleneck."): w for name, w in model.state_dict().items()}
@@ -74,7 +76,7 @@ def versus(_):
             lambda codec=codec, data=data: codec.decompress(data),
         )
         sizes[name] = len(data)
-    # In turns, so that what else the machine does meets all alike.
+    # The codecs take turns, so that other work on the machine affects all alike.
     seconds = np.min(
         [[[best_time(run, 1)[0] for run in pair] for pair in runs.values()] for _ in range(REPEATS)], axis=0
     )
@@ -82,11 +84,11 @@ def versus(_):
         (name, *(f"{1000 * s:.0f}" for s in pair), *(f"{ratio:.2f}" for ratio in pair / seconds[0]), sizes[name])
         for name, pair in zip(runs, seconds, strict=True)
     )
-    table(("codec", "compress, ms", "decompress, ms", "to CompressAI: compress", "decompress", "bytes"), rows)
+    table(("codec", "compress, ms", "decompress, ms", "relative to CompressAI: compress", "decompress", "bytes"), rows)
 
 
 def stages(path):
-    """Where one `compress` and one `decompress` of the photo spend their time."""
+    """The time that one `compress` and one `decompress` of the photo spend in each stage."""
     ours, pixels = load(path), photo(*PHOTO)
     quality = (ours.levels - 1) / 2
     networks = {"g_a": ours.model.g_a, "h_a": ours.model.h_a, "h_s, exact": ours.model.h_s, "g_s": ours.model.g_s}
@@ -105,7 +107,7 @@ def stages(path):
 
 
 def targets(path):
-    """The cost of a target in bytes, at rates of a low, a middle and a high quality."""
+    """The time of coding to a size in bytes beside coding at a quality: a low, a middle and a high one."""
     ours = load(path)
 
     def rows():
@@ -141,7 +143,7 @@ def sizes(path):
 
 
 def start(path):
-    """The command's start-up."""
+    """The command's start-up time."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         model = path or save(folder)
@@ -159,23 +161,23 @@ def start(path):
 
 
 def run(*arguments):
-    """Run the command; seconds and peak resident memory in GiB."""
+    """Run the command. Returns its seconds and its peak resident memory in GiB."""
     command = [Path(sys.executable).with_name("agvae"), *arguments]
     process = subprocess.run([sys.executable, "-S", "-c", MEASURE, *command], stdout=subprocess.PIPE, text=True)
     if process.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
+        raise SystemExit(f"{' '.join(map(str, command))} ended with status {process.returncode}")
     seconds, peak = map(float, process.stdout.split())
     return seconds, peak / 2**20
 
 
 def save(folder):
-    """A file of the random model."""
+    """Save the random model in the folder. Returns its path."""
     model_file.from_model(random_model(TRANSFORMS)).save(folder / "model.safetensors")
     return folder / "model.safetensors"
 
 
 def load(path):
-    """The codec of a model file, or of the random model."""
+    """The codec of the model file, or of the random model if `path` is None."""
     return Codec.load(path) if path else Codec(model_file.from_model(random_model(TRANSFORMS)))
 
 
@@ -185,7 +187,7 @@ PARTS = {part.__name__: part for part in (versus, stages, targets, sizes, start)
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--model", type=Path, help="a model file to measure in place of random weights")
+    parser.add_argument("--model", type=Path, help="a model file to measure instead of random weights")
     options = parser.parse_args()
     print(f"{conditions()}\n")
     for part in options.parts or PARTS:

@@ -1,21 +1,24 @@
-"""Entropy coders on the latent of a 768×512 picture: constriction, CompressAI's ans and ours, in one pass and in 172.
+"""Compares entropy coders on the latent of a 768×512 picture: constriction, CompressAI's ans and ours.
 
     python benchmarks/coder.py [--repeats 6]
 
-y has 192 × 32 × 48 = 294,912 symbols. Without context they are coded in one pass. Along the wavefronts of the
-multiscale context, position (i, j) in pass j + 4i, there are 48 + 4 · 31 = 172 passes of at most 12 positions × 192
-channels, and each waits for the one before. All coders get the same symbols under the same masses, in the
-formulation that suits them best, ours and constriction with the 20 bits of agvae.entropy.tables, CompressAI with the 16
-that its coder has:
+y has 192 × 32 × 48 = 294,912 symbols. Without context, they are coded in one pass. In the multiscale context, position
+(i, j) is coded in pass j + 4i. That makes 48 + 4 · 31 = 172 passes of at most 12 positions × 192 channels, and each
+pass waits for the one before.
 
-- `symmetric`, where one σ says the whole alphabet: the libraries code a symbol in one step, with 128 alphabets.
-- `half_mass`, where a pair (σ_l, σ_r) does: all code a class (zero, neg, pos), then a magnitude, as
+All coders get the same symbols and masses, in the formulation that suits each best. Ours and constriction use the 20
+bits of agvae.entropy.tables, CompressAI the 16 bits of its coder.
+
+- `symmetric`: one σ determines the whole alphabet. The libraries code a symbol in one step, with 128 alphabets.
+- `half_mass`: a pair (σ_l, σ_r) determines it. All coders code a class (zero, neg, pos) and then a magnitude, as
   agvae.entropy.tables explains.
 
-constriction gets the classes with a matrix of probabilities, a row per symbol, and everything else grouped by table,
-one call per table in a pass; its own Gaussian, which knows no asymmetry, is measured beside that. CompressAI gets the
-tables in use in a pass as the lists that it asks for. Prints a Markdown table; times are the shortest of some runs. The
-overhead is over the information content under our integer tables; ours includes the checksum.
+constriction gets the classes with a matrix of probabilities, one row per symbol. It gets everything else grouped by
+table, with one call per table and pass. Its own Gaussian, which has no asymmetric form, is measured as well. CompressAI
+gets the tables that a pass uses as Python lists, as its interface demands.
+
+The script prints a Markdown table. Times are the shortest of --repeats runs. The overhead is the length of the stream
+minus the information content under our integer tables. Our streams include the checksum.
 """
 
 import argparse
@@ -33,7 +36,7 @@ COMPRESSAI_TOTAL = 1 << 16
 
 
 class Ours:
-    """agvae.entropy.coder."""
+    """Our coder, agvae.entropy.coder."""
 
     name = "ours"
 
@@ -54,7 +57,7 @@ class Ours:
 
 
 class OneStep:
-    """A library with one alphabet per σ, symbols −M, …, M (the benchmark's have no escapes)."""
+    """A library with one alphabet −M, …, M per σ. The symbols of the benchmark need no escapes."""
 
     def __init__(self, tables):
         magnitudes = rows(tables)
@@ -77,7 +80,7 @@ class OneStep:
 
 
 class TwoStep:
-    """A library with a class per pair of σ and a magnitude per σ."""
+    """A library that codes a class by the pair of σ, and then a magnitude by one σ."""
 
     def __init__(self, tables):
         self.symmetric = tables.form == "symmetric"
@@ -114,7 +117,7 @@ class TwoStep:
 
 
 class Constriction:
-    """AnsCoder: last in, first out."""
+    """constriction's AnsCoder: last in, first out."""
 
     name = "constriction"
 
@@ -196,7 +199,7 @@ class ConstrictionTwoStep(Constriction, TwoStep):
 
 
 class CompressAI:
-    """ans: lists in, lists out; its last entry of every table is an escape."""
+    """CompressAI's ans, which takes and gives lists. The last entry of each of its tables is an escape."""
 
     name = "CompressAI ans"
 
@@ -266,28 +269,30 @@ def rows(tables):
 
 
 def pair(left, right):
-    """Row of the sign table."""
+    """The row of a pair of scale indices in the sign table."""
     return left.astype(np.int32) * len(SCALES) + right
 
 
 def group(indices):
-    """The tables in use, the order that puts their symbols together, and where each one's symbols start."""
+    """The tables in use, the order that groups their symbols, and the start of each group."""
     order = np.argsort(indices, kind="stable")
     groups, starts = np.unique(indices[order], return_index=True)
     return groups, order, np.append(starts, len(indices))
 
 
 def cumulated(masses):
-    """Cumulative frequencies of masses, the last an escape's, for CompressAI: each at least one of its coder's 2^16.
+    """Cumulative frequencies for CompressAI. The last mass is that of the escape.
 
-    What is left over goes to the likeliest."""
+    Each frequency is at least 1 of the coder's 2^16, and the most probable entry gets the rest."""
     frequencies = 1 + np.floor(masses * (COMPRESSAI_TOTAL - len(masses))).astype(np.int64)
     frequencies[np.argmax(frequencies)] += COMPRESSAI_TOTAL - frequencies.sum()
     return [0, *np.cumsum(frequencies).tolist()]
 
 
 def draw(tables, seed=0):
-    """Symbols (HEIGHT, WIDTH, CHANNELS) and indices of either side, most σ small: 0.6 bits a symbol, like 0.5 bpp."""
+    """Symbols (HEIGHT, WIDTH, CHANNELS) and the scale indices of both sides.
+
+    Most σ are small, so that a symbol has 0.6 bits, as at 0.5 bpp."""
     rng = np.random.default_rng(seed)
     shape = (HEIGHT, WIDTH, CHANNELS)
     left = np.minimum(rng.exponential(15, shape), len(SCALES) - 1).astype(np.uint8)
@@ -301,7 +306,7 @@ def draw(tables, seed=0):
 
 
 def information(tables, symbols, left, right):
-    """Bits of symbols without escapes under the integer tables."""
+    """The information content, in bits, of symbols without escapes under the integer tables."""
     row = left.astype(int) if tables.form == "symmetric" else left.astype(int) * len(SCALES) + right
     zero, end = tables.sign[row].T
     masses = np.choose(np.sign(symbols) + 1, (end - zero, zero, TOTAL - end))

@@ -1,4 +1,4 @@
-"""What benchmarks share: a photograph, random models, clocks and memory, the configuration, and tables."""
+"""Helpers of the benchmarks: a photograph, random models, clocks and memory, the configuration, tables."""
 
 import os
 import time
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def configuration(settings):
-    """What train.py runs with these settings."""
+    """The configuration of train.py with these settings."""
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -27,7 +27,9 @@ def configuration(settings):
 
 
 def photo(width, height):
-    """A photograph of that size, repeated in mirrors where it is too small, so that its detail is the same."""
+    """A photograph, (height, width, 3) uint8.
+
+    For sizes above 512, the photograph is repeated in mirror images, so that its detail stays the same."""
     pixels = load_rgb(*sample_photos(("astronaut.png",)))
     rows, columns = (np.arange(side) % (2 * 512) for side in (height, width))
     return pixels[np.minimum(rows, 1023 - rows)[:, None], np.minimum(columns, 1023 - columns)]
@@ -35,10 +37,10 @@ def photo(width, height):
 
 @torch.no_grad()
 def random_model(transforms, levels=6, context="none", scales=(-2.5, 0.5)):
-    """A model with random weights whose symbols and σ spread as a trained one's do, in evaluation mode.
+    """A model in evaluation mode with random weights, whose symbols and σ spread as in a trained one.
 
-    The transforms are minnen2018 or depthwise; `scales` are the ends of ln σ. One level is a fixed-rate model with a
-    symmetric Gaussian, as CompressAI's are."""
+    The transforms are minnen2018 or depthwise. `scales` are the ends of the range of ln σ. With one level, it is a
+    fixed-rate model with a symmetric Gaussian, like CompressAI's models."""
     torch.manual_seed(0)
     model = AGVAE.from_config(
         {
@@ -51,7 +53,7 @@ def random_model(transforms, levels=6, context="none", scales=(-2.5, 0.5)):
     )
     model.initialise_gains([2.0**level for level in range(levels)])
     if transforms["name"] == "depthwise":
-        # Starts as a block transform: the latent spreads as it should, but the blocks add nothing and z is nearly 0.
+        # They start as a block transform: the latent spreads as it should, but the blocks add nothing and z is nearly 0.
         for block in (module for module in model.modules() if isinstance(module, DepthwiseBlock)):
             for layer in (block.spatial[-1], block.project):
                 layer.reset_parameters()
@@ -63,23 +65,23 @@ def random_model(transforms, levels=6, context="none", scales=(-2.5, 0.5)):
 
 
 def entropy_layer(model):
-    """The layer of ours that gives the entropy parameters: those of σ first, the M of μ last."""
+    """The layer of our models that gives the entropy parameters: those of σ first, then the M of μ."""
     return model.context.head[-1] if isinstance(model.context, SpatialContext) else model.h_s[-1]
 
 
 @torch.no_grad()
 def spread_scales(biases, scales=(-2.5, 0.5)):
-    """Let biases be σ between the ends of ln σ."""
+    """Set the biases to random σ, with ln σ spread evenly between the ends of `scales`."""
     biases.copy_(torch.empty_like(biases).uniform_(*scales).exp())
 
 
 def clock(device="cpu"):
-    """The clock to time with: on one thread the processor's, which other work hardly changes."""
+    """The clock for times: processor time on one CPU thread, which other work hardly changes, else the wall clock."""
     return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def best_time(function, repeats):
-    """Shortest of some runs in seconds, of which the first also warms up, and the result."""
+    """The shortest time of some runs in seconds, and the last result. The first run also warms up."""
     now, seconds = clock(), []
     for _ in range(repeats):
         start = now()
@@ -96,12 +98,12 @@ class Stopwatch(ExitStack):
         self.now, self.seconds = clock(), {}
 
     def watch(self, stage, owner, *names):
-        """Count the functions of these names of a class, object or module as `stage`."""
+        """Count the time of these functions of a class, object or module as `stage`."""
         for name in names:
             self.enter_context(mock.patch.object(owner, name, self._watched(stage, getattr(owner, name))))
 
     def best(self, function, repeats):
-        """The seconds of each stage, of "the rest" and of "all" in the shortest of some runs."""
+        """The seconds of each stage, of "the rest" and of "all", in the shortest of some runs."""
         found = []
         for _ in range(repeats):
             self.seconds, start = {}, self.now()
@@ -121,14 +123,15 @@ class Stopwatch(ExitStack):
 
 
 def peak_memory():
-    """This process's largest resident memory, in bytes. ru_maxrss would start from that of the one that started it."""
+    """The peak resident memory of this process, in bytes. ru_maxrss would start from the peak of its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def conditions():
-    """Under which something is measured, in words."""
-    return f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+    """The conditions of a measurement, as text."""
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads > 1)}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
 
 
 def table(head, rows):

@@ -1,20 +1,21 @@
-"""How fast the contexts code, beside none and beside CompressAI's autoregressive model.
+"""Measures how fast the contexts code, beside no context and beside CompressAI's autoregressive model.
 
     python benchmarks/context.py [--threads N] [--sizes 768x512 2048x1536]
 
-All have minnen2018's transforms with N = M = 192, random weights, and a photograph to code, as 8-bit pixels (ours) or
-as a float tensor (theirs):
+All models have the transforms of minnen2018 with N = M = 192 and random weights. They code a photograph, given as 8-bit
+pixels to ours and as a float tensor to CompressAI's:
 
 ours                the codec with the contexts none, checkerboard, quadtree and multiscale, asymmetric, six levels,
                     exact arithmetic
-mbt2018-mean        CompressAI's MeanScaleHyperprior: the hyperprior alone
-mbt2018             CompressAI's JointAutoregressiveHierarchicalPriors: one position after another
+mbt2018-mean        CompressAI's MeanScaleHyperprior, which has only a hyperprior
+mbt2018             CompressAI's JointAutoregressiveHierarchicalPriors, which codes one position after another
 
-Times are the shortest of some runs; mbt2018, which takes long, runs once, on a model that has been warmed up on a small
-picture. With one thread they are the processor's seconds, which depend little on what else
-the machine does; with more, those of the clock. Tables: times, with the part that g_a and g_s have in them, which no
-context changes, and ratios; the share of entropy coding (scale indices, rANS, checksum) in `decompress`; peak
-resident memory, each in a process of its own.
+Times are the shortest of some runs. mbt2018 is slow, so it runs once, after a warm-up on a small picture. With one
+thread, the times are processor time, which other work hardly changes. With more, they are wall-clock time. The tables:
+
+- the times of compress and decompress, the part of g_a and g_s, which no context changes, and ratios;
+- the share of entropy coding (scale indices, rANS, checksum) in `decompress`;
+- the peak resident memory, in a process for each model.
 """
 
 import argparse
@@ -36,12 +37,12 @@ REPEATS = 3
 
 
 def our_codec(context):
-    """The codec of a random model: near 0.6 bpp."""
+    """The codec of a random model, at about 0.6 bpp."""
     return Codec(model_file.from_model(random_model({"name": "minnen2018", **WIDTHS}, context=context)))
 
 
 def their_model(name):
-    """CompressAI's model, as lively."""
+    """CompressAI's model with random weights, whose symbols and σ spread as in ours."""
     torch.manual_seed(0)
     model = THEIRS[name](**WIDTHS).eval()
     with torch.no_grad():
@@ -54,7 +55,7 @@ def their_model(name):
 
 @torch.inference_mode()
 def measure(name, width, height, repeats=REPEATS):
-    """Seconds of compress, of decompress, of g_a and of g_s alone, and the bytes."""
+    """Seconds of compress, of decompress, of g_a alone and of g_s alone, and the size in bytes."""
     pixels = photo(width, height)
     if name in OURS:
         ours = our_codec(name)
@@ -76,7 +77,7 @@ def measure(name, width, height, repeats=REPEATS):
 
 
 def times(width, height):
-    """The table of times of one size of picture."""
+    """Print the table of times for one size of picture."""
     found = {name: measure(name, width, height) for name in (*OURS, *THEIRS)}
     base, slow = found["none"], found["mbt2018"]
 
@@ -93,13 +94,13 @@ def times(width, height):
                 size,
             )
 
-    seconds = ("compress, s", "of it g_a", "decompress, s", "of it g_s")
-    ratios = ("to ours without context", "mbt2018 to this", "so without g_a, g_s")
+    seconds = ("compress, s", "of which g_a", "decompress, s", "of which g_s")
+    ratios = ("relative to ours, none", "mbt2018 relative to this", "the same without g_a, g_s")
     table((f"{width}×{height}", *seconds, *ratios, "bytes"), rows())
 
 
 def shares(width, height):
-    """What entropy coding takes of `decompress`."""
+    """Print the table of the time that entropy coding takes in `decompress`."""
     pixels, symbols = photo(width, height), WIDTHS["M"] * (width * height // 256 + width * height // 4096)
 
     def rows():
@@ -119,7 +120,7 @@ def shares(width, height):
 
 
 def peaks(width, height):
-    """Peak resident memory of a process that compresses and decompresses once."""
+    """Print the table of the peak resident memory of a process that compresses and decompresses once."""
 
     def rows():
         for name in (*OURS, "mbt2018-mean"):
@@ -131,7 +132,7 @@ def peaks(width, height):
 
 
 def named(model):
-    """A model as the tables call it."""
+    """The name of a model in the tables."""
     return model if model in THEIRS else f"ours, {model}"
 
 

@@ -1,7 +1,7 @@
-"""Disks that fill up, folders that cannot be written, files that go, a clock that jumps back: what benchmarks/soak.py
-does to the command line and to training, each in a process of its own.
+"""The disasters of benchmarks/soak.py: full disks, read-only folders, files that vanish, a clock that jumps back.
 
-A disaster gets an empty folder, and returns words if anything but one line on standard error and whole files remains.
+Each disaster happens to the command line or to training, in a process of its own. It gets an empty folder, and returns
+None if all is well. Otherwise it returns a description of the fault.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from agvae.data.bundled_photos import sample_photos
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # of linux/prctl.h and linux/capability.h
 STEPS = 24
 RUN = (f"trainer.max_steps={STEPS}", "ema.decay=0.9", "trainer.val_check_interval=8", "callbacks.last.every_n_steps=1")
-"""A short run, beside the settings of tests/test_training.py."""
+"""The settings of a short run, in addition to those of tests/test_training.py."""
 
 TRAINING = """
 import sys, threading, time
@@ -47,7 +47,7 @@ exit_on_error(train, configure(run, *{options!r}))
 
 
 def training(run_dir: Path, *options: str, before: str = "", **process) -> subprocess.Popen:
-    """A run in a process of its own; `before` is code that comes before it."""
+    """Start a run in a process of its own, which first executes the code `before`."""
     paths = [str(ROOT / "tests"), str(ROOT / "src")]
     code = TRAINING.format(paths=paths, run_dir=str(run_dir), options=[*RUN, *options], before=before)
     process = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | process
@@ -68,18 +68,18 @@ def same_weights(one: dict, other: dict) -> bool:
 
 
 def obey_permissions() -> None:
-    """Take from a process of root the right to write where permissions forbid it."""
+    """Take from a process of root the right to ignore the permissions of files."""
     if os.getuid() == 0:
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
 def small_files() -> None:
-    """Let no file grow over 100 bytes, as on a disk that is full."""
+    """Limit files to 100 bytes, as if the disk were full."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
 
 def compressing(target: str, folder: Path, prepare: Callable[[], None] | None = None) -> str | None:
-    """Words unless `agvae compress` to `target` fails in one line and leaves nothing in `folder`."""
+    """None if `agvae compress` to `target` fails with one line and leaves nothing in `folder`, else a description."""
     (photo,) = sample_photos(("chelsea.png",))
     command = [sys.executable, "-m", "agvae", "compress", str(photo), target, "--model", "agvae-small-mse"]
     done = subprocess.run(command, preexec_fn=prepare, capture_output=True, text=True, check=False)
@@ -109,18 +109,18 @@ def a_run_in_a_folder_that_cannot_be_written(folder: Path) -> str | None:
 
 
 def a_disk_that_fills_up_in_training(folder: Path) -> str | None:
-    """The run ends in one line with its last whole checkpoint, from which it resumes to the same weights."""
+    """The run must end with one line and keep a whole checkpoint. Resumed from it, it must reach the same weights."""
     fill = "import resource\nat_first_checkpoint(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**20)))"
     cut, whole = folder / "cut", folder / "whole"
     if words := _in_one_line(training(cut, before=fill)):
         return words
     for process in (training(cut, "ckpt_path=last"), training(whole)):
         process.communicate()
-    return None if same_weights(last(cut), last(whole)) else "other weights than those of a run that nothing disturbs"
+    return None if same_weights(last(cut), last(whole)) else "the weights differ from those of an undisturbed run"
 
 
 def a_picture_that_vanishes_in_training(folder: Path) -> str | None:
-    """The run says so in a line and ends well, with other pictures in its place."""
+    """The run must report the picture in one line, use others instead of it, and end well."""
     photos = folder / "photos"
     photos.mkdir()
     for index, path in enumerate(sample_photos(("astronaut.png", "rocket.jpg", "coffee.png"))):
@@ -131,22 +131,22 @@ def a_picture_that_vanishes_in_training(folder: Path) -> str | None:
     output = "".join(process.communicate())
     if process.returncode or "Traceback" in output or not re.search(r"unreadable image skipped: .*1\.jpg", output):
         return f"status {process.returncode}: {output[-1500:]}"
-    return None if last(folder / "run")["global_step"] == STEPS else "the run did not end"
+    return None if last(folder / "run")["global_step"] == STEPS else "the run ended before its last step"
 
 
 def a_clock_that_jumps_back_in_training(folder: Path) -> str | None:
-    """A day back after the first checkpoint: nothing changes."""
+    """The clock goes back by a day after the first checkpoint. The weights must not change."""
     back = "real = time.time\nat_first_checkpoint(lambda: setattr(time, 'time', lambda: real() - 86400))"
     cut, whole = folder / "cut", folder / "whole"
     for process in (training(cut, before=back), training(whole)):
         _, errors = process.communicate()
         if process.returncode:
             return errors[-500:]
-    return None if same_weights(last(cut), last(whole)) else "other weights than those of a run that nothing disturbs"
+    return None if same_weights(last(cut), last(whole)) else "the weights differ from those of an undisturbed run"
 
 
 def _in_one_line(process: subprocess.Popen) -> str | None:
-    """Words unless a run ends with status 1 and with one `error:` line, without a traceback."""
+    """None if a run ends with status 1 and one `error:` line, without a traceback. Otherwise a description."""
     _, errors = process.communicate()
     lines = [line for line in errors.splitlines() if line.startswith("error:")]
     right = process.returncode == 1 and len(lines) == 1 and "Traceback" not in errors

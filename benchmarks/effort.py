@@ -1,13 +1,15 @@
-"""Effort: BD-rate against effort 0, in real bytes, and seconds per megapixel, at each effort.
+"""Measures efforts: BD-rate against effort 0, from real files, and seconds per megapixel.
 
     python benchmarks/effort.py FOLDER RESULTS [--model NAME] [--efforts 1 2 3] [--qualities 0.5 2 3.5 5]
         [--crop 256] [--limit N] [--metric psnr-rgb]
 
 Effort 0 is measured at every level and half-way between levels. RESULTS gets a JSON file for each picture. Every coding
-is kept there as soon as it is done, so that a run can be stopped and resumed, and others added. `--crop` takes the
-middle of each picture, since a search takes long. BD-rates are means over pictures. A point is the change of one file's
-size at equal quality, against the curve of effort 0 through all its qualities; with few --qualities it says more than
-the BD-rate, whose other curve is then coarse. Seconds are the processor's on one thread, else those of the clock.
+is stored there as soon as it is done, so a run can be stopped, resumed and extended. --crop takes the middle of each
+picture, because a search takes long. BD-rates are means over pictures.
+
+A point is the change of one file's size at equal quality, against the curve of effort 0 through all its qualities. With
+few --qualities, points say more than the BD-rate, because the curve of the other effort is then coarse. Seconds are
+processor time on one thread, else wall-clock time.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from agvae.quality import half_levels
 
 
 def crop(path, side):
-    """The middle of a picture, of at most `side` pixels in height and width; all of it for 0."""
+    """The middle of a picture, at most `side` pixels high and wide. 0 stands for the whole picture."""
     image = Image.open(path).convert("RGB")
     width, height = (min(side or length, length) for length in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -35,7 +37,7 @@ def crop(path, side):
 
 
 def code(codec, image, quality, effort):
-    """One coding: what it gives and takes."""
+    """One coding: its rate (bpp), its quality, and its seconds per megapixel."""
     now = clock(codec.device.type)
     start = now()
     data = codec.compress(image, quality=quality, effort=effort)
@@ -51,7 +53,7 @@ def code(codec, image, quality, effort):
 
 
 def measure(codec, paths, results, efforts, qualities, side):
-    """Code what the JSON files do not have yet: the lower efforts of all pictures first."""
+    """Add every coding that the JSON files lack, one effort after another, and report after each effort."""
     for effort in [0, *efforts]:
         for path in paths:
             file = results / f"{path.stem}.json"
@@ -65,14 +67,14 @@ def measure(codec, paths, results, efforts, qualities, side):
 
 
 def curve(rows, effort):
-    """A picture's curve at one effort."""
+    """The curve of a picture at one effort."""
     rows = sorted((row for row in rows if row["effort"] == effort), key=lambda row: row["quality"])
     results = {key: [row[key] for row in rows] for key in ("bpp", "psnr-rgb", "ms-ssim-rgb", "seconds")}
     return Curve(f"effort {effort}", "", results)
 
 
 def report(codec, paths, results, efforts, metric="psnr-rgb"):
-    """Print a table of the efforts that are measured."""
+    """Print a table of the efforts that have been measured."""
     print(f"{codec.name}, {metric}, {conditions()}\n")
     pictures = [json.loads((results / f"{path.stem}.json").read_text()) for path in paths
                 if (results / f"{path.stem}.json").exists()]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Entropy models for one trained codec: each is trained anew on the codec's own latent, and their rates are compared.
+"""Compares entropy models for one trained codec, each trained anew on the codec's own latents.
 
     python benchmarks/entropy_models.py [QUESTION …] --images DIR [--seeds 3] [--out DIR] [-- OVERRIDE …]
     python benchmarks/entropy_models.py [QUESTION …] --read docs/results/entropy_models.json
@@ -6,16 +6,16 @@
 entropy     symmetric, half_mass and two_piece, each with tail 0 and 0.1
 contexts    none, checkerboard, multiscale and quadtree, of width 96 and 192
 
-Without names both are asked. Each arm runs `python train.py experiment=entropy_only` with its setting and the OVERRIDEs
-(data=folder data.root=DIR data.val_root=DIR trainer.max_steps=N). All arms of a seed have the same crops, steps and
-schedule, and share their latents in OUT/latents. An arm that was interrupted goes on, and one that is finished is
-neither trained nor measured again; other OVERRIDEs need another --out.
+Without a QUESTION, the script asks both. Each arm runs `python train.py experiment=entropy_only` with its setting and
+the OVERRIDEs (data=folder data.root=DIR data.val_root=DIR trainer.max_steps=N). All arms of a seed have the same crops,
+steps and schedule, and share their latents in OUT/latents. The script resumes an arm that was interrupted. It neither
+trains nor measures a finished arm again. Use another OUT for other OVERRIDEs.
 
-The rate is the model's own, in bits per pixel, at each level: on the held-out pictures while training, and at the end
-on the pictures of --images, each symbol rounded in coding order. The distortion is not measured: it differs
-a little between arms, since symbols are rounded about the mean that each predicts. `contexts` also gives the parameters
-of the trained parts, and the seconds that compressing and decompressing the first picture take. The curves go to
-OUT/curves.json.
+The rate is the model's own estimate, in bits per pixel at each level. It is measured on the held-out pictures during
+training, and at the end on the pictures of --images, with each symbol rounded in coding order. The distortion is not
+measured. It differs a little between arms, because each arm rounds symbols about the mean that it predicts. `contexts`
+also gives the parameters of the trained parts, and the seconds for compressing and decompressing the first picture. The
+curves go to OUT/curves.json.
 """
 
 import argparse
@@ -41,7 +41,7 @@ FORMS = {
     "two_piece": ["model/entropy=asymmetric", "model.entropy.form=two_piece"],
 }
 CONTEXTS = ("checkerboard", "multiscale", "quadtree")
-QUESTIONS = {  # arms and their settings; the first is what the others are compared with
+QUESTIONS = {  # arms and their settings; the first arm is the reference of the others
     "entropy": {
         f"{form}, tail {tail:g}": [*settings, f"model.entropy.tail={tail}"]
         for tail in (0.0, 0.1)
@@ -59,7 +59,7 @@ QUESTIONS = {  # arms and their settings; the first is what the others are compa
 
 
 def trained(run, settings):
-    """Train in the folder `run`, or go on there; the validations as {step: bits per pixel at each level}."""
+    """Train in the folder `run`, or resume there. Returns the validations, {step: bits per pixel at each level}."""
     steps = configuration([*settings, "run_dir=."]).trainer.max_steps
     last = run / "checkpoints" / "last.ckpt"
     if last.exists():
@@ -85,13 +85,13 @@ def rates(model, latents):
 
 @torch.no_grad()
 def latents_of(model, paths):
-    """y = g_a(x) of pictures, cut around the centre to multiples of 64, by file name."""
+    """y = g_a(x) by file name, of pictures cropped around the centre to multiples of 64."""
     pictures = {path.name: torch.from_numpy(centre_crop(load_rgb(path), None).copy()) for path in paths}
     return {name: model.latent(x.permute(2, 0, 1)[None].float() / 255) for name, x in pictures.items()}
 
 
 def costs(checkpoint, path):
-    """Parameters of the trained parts, and the seconds that the codec takes for a picture in either direction."""
+    """Parameters of the trained parts, and the seconds for compressing and for decompressing a picture."""
     codec = open_codec(str(checkpoint), "cpu")
     picture = load_rgb(path)
     encoding, blob = best_time(lambda: codec.compress(picture, quality=2.0), 2)
@@ -102,20 +102,20 @@ def costs(checkpoint, path):
 
 
 class Arms:
-    """Trains and measures arms in a folder; the pictures' latents are computed once, for all arms have the same g_a."""
+    """Trains and measures arms in a folder. All arms have the same g_a, so the pictures' latents are computed once."""
 
     def __init__(self, folder, paths, overrides):
         self.folder, self.paths, self.overrides = folder, paths, overrides
         self.latents = {}
 
     def train(self, question, arm, seed):
-        """Train an arm with a seed to its last step; its run directory and its validations."""
+        """Train an arm with a seed to its last step. Returns its run directory and its validations."""
         run = self.folder / question / f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
         settings = ["experiment=entropy_only", *QUESTIONS[question][arm], f"latents.folder={self.folder / 'latents'}"]
         return run, trained(run, [*settings, *self.overrides, f"seed={seed}"])
 
     def result(self, question, arm, seed):
-        """What an arm gives with a seed: trained and measured unless it is there already."""
+        """The result of an arm with a seed. The arm is trained and measured if it has none yet."""
         run, validations = self.train(question, arm, seed)
         done = run / "result.json"
         if done.exists():
@@ -133,13 +133,13 @@ class Arms:
 
 
 def means(result):
-    """By set of pictures, the mean bits per pixel at each level at the end."""
+    """The final mean bits per pixel at each level, for the held-out pictures and for those of --images."""
     columns = zip(*result["images"].values(), strict=True)
     return {"held-out": list(result["validation"].values())[-1], "images": [statistics.mean(c) for c in columns]}
 
 
 def relative(results, first, where):
-    """Rates at each level against those of `first` with the same seed: mean and range over the seeds that both have."""
+    """The change of the rate at each level from `first` with the same seed: mean and range over their common seeds."""
     seeds = [seed for seed in results if seed in first]
     pairs = [(means(results[seed])[where], means(first[seed])[where]) for seed in seeds]
     cells = []
@@ -151,7 +151,7 @@ def relative(results, first, where):
 
 
 def show(question, curves):
-    """Tables of a question from {arm: {seed: result}}."""
+    """Print the tables of a question from {arm: {seed: result}}."""
     first = next(iter(curves.values()))
     count = len(means(next(iter(first.values())))["images"])
     head = ["arm", "seeds", *(f"level {level}" for level in range(count))]
@@ -178,7 +178,7 @@ def show(question, curves):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
-    parser.add_argument("--images", type=Path, help="folder of the pictures to measure on at the end")
+    parser.add_argument("--images", type=Path, help="folder of the pictures to measure at the end")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "entropy_models")
     parser.add_argument("--read", type=Path, help="curves of an earlier run; nothing is trained")

@@ -1,23 +1,31 @@
-"""Streams written and read under every combination of circumstances: in exact arithmetic, and beside it in floats.
+"""Writes and reads streams under all combinations of circumstances, in exact arithmetic and, to compare, in floats.
 
     python benchmarks/exactness.py [--quick | --cuda] [--images FOLDER] [--size WxH] [--floats N] [--models MODEL …]
 
-Each environment is a process of its own: 1 or 2 threads, ATEN_CPU_CAPABILITY default, avx2 or, where the processor has
-it, avx512, DNNL_MAX_CPU_ISA SSE41, AVX2 or unset; and a CUDA device where there is one. In each, the networks run on
-contiguous and on channels-last tensors, on one picture at a time and on all in one batch. First every environment
-writes the streams of all pictures, models and qualities; then every environment reads what all have written. A stream
-counts as read if it ends as it should with the CRC-32 of its symbols, and, in exact arithmetic, if the picture is
-within one 8-bit level of its writer's. Streams of equal bytes are read once, and count for all who wrote them.
+Each environment is a process of its own. On the CPU, environments combine
 
---cuda takes the CPU as it is and the CUDA device alone, which is a matter of minutes: what one writes the other reads.
+- 1 or 2 threads;
+- ATEN_CPU_CAPABILITY default, avx2 and, where the processor has it, avx512;
+- DNNL_MAX_CPU_ISA SSE41, AVX2 or unset.
 
-Floats: the same program with the model as it was trained in the place of its exact form. That is what decoding would
-be without the exact form, no part of the codec. They take most of the time, for each environment makes streams of its
-own; --floats takes fewer of the pictures for them.
+A CUDA device, if there is one, is a further environment. In each environment, the networks run on contiguous and on
+channels-last tensors, on one picture at a time and on all pictures in one batch.
 
-Pictures: 24 crops of photos that scikit-image ships (up to 448×256), or of the pictures of a folder; sides are
-multiples of 64. Models: contexts by name, with random weights that make symbols and σ spread as trained ones do and
-further; shipped models by name; model files. The results are Markdown tables on standard output.
+First, every environment writes the streams of all pictures, models and qualities. Then every environment reads all
+streams. A stream counts as read if it ends where it should, with the CRC-32 of its symbols. In exact arithmetic, a
+table also gives the largest difference between a pixel of the reader and of the writer. Equal streams are read once,
+and count for all environments that wrote them.
+
+--cuda takes only the CPU with its usual settings and the CUDA device: each reads what the other writes. This takes
+minutes.
+
+In floats, the same program uses the model as it was trained instead of its exact form. That is no part of the codec: it
+shows how decoding would fail without the exact form. Floats take most of the time, because each environment makes
+different streams. --floats takes fewer pictures for them.
+
+The pictures are 24 crops of photos that scikit-image ships (up to 448×256), or of the pictures of a folder. Their sides
+are multiples of 64. MODEL is a context, a shipped model or a model file. A context gets random weights, whose symbols
+and σ spread further than in a trained model. The results are Markdown tables on standard output.
 """
 
 import argparse
@@ -58,7 +66,7 @@ DIMENSIONS = {
 
 
 def environments(options):
-    """All that this machine can have, as far as they are asked for."""
+    """The environments that this machine offers, or the few that the options ask for."""
     best = "avx512" if torch.cpu._is_avx512_supported() else "avx2"
     cuda = [("cuda", "1", best, "")] if torch.cuda.is_available() else []
     if options.cuda:
@@ -70,7 +78,7 @@ def environments(options):
 
 
 def lively_model(context):
-    """A random model whose σ spread further than a trained one's, and depend more on z and on the context."""
+    """A random model whose σ spread further than in a trained one, and depend more on z and on the context."""
     model = random_model({"name": "depthwise", "N": 64, "M": 96, "blocks": 2}, context=context, scales=(-1.5, 1.5))
     with torch.no_grad():
         entropy_layer(model).weight *= 3
@@ -78,12 +86,12 @@ def lively_model(context):
 
 
 def pictures(folder, width, height):
-    """(24, height, width, 3) uint8."""
+    """The pictures, (24, height, width, 3) uint8."""
     images = [load_rgb(path) for path in (list_images(folder)[:COUNT] if folder else sample_photos(PHOTOS))]
     crops = []
     for index in range(COUNT):
         image = images[index % len(images)]
-        # Of one photo, crops along its diagonal.
+        # The crops of one photo lie along its diagonal.
         share = (index // len(images) + 0.5) / -(-COUNT // len(images))
         top, left = (int(share * (side - length)) for side, length in zip(image.shape, (height, width), strict=False))
         crops.append(image[top : top + height, left : left + width])
@@ -91,7 +99,7 @@ def pictures(folder, width, height):
 
 
 def run(part, folder, environment):
-    """`part` in a process of its own."""
+    """Run `part`, write or read, in a process with this environment."""
     _, threads, aten, dnnl = environment
     variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "ATEN_CPU_CAPABILITY": aten}
     variables["OMP_WAIT_POLICY"] = "PASSIVE"  # two processes share the processor
@@ -102,7 +110,10 @@ def run(part, folder, environment):
 
 
 def compare(folder):
-    """For every pair of circumstances: (arithmetic, model, dimensions that differ) → counts."""
+    """Compare all pairs of a writer and a reader. Returns three counters.
+
+    They hold the readings by (arithmetic, model, dimensions that differ, "all" or "failed"), the largest difference of
+    a pixel by (arithmetic, model), and the number of different streams by (arithmetic, model)."""
     written = [entry for path in (folder / "written").iterdir() for entry in json.loads(path.read_text())]
     results = [entry for path in (folder / "read").iterdir() for entry in json.loads(path.read_text())]
     counts, worst = Counter(), Counter()
@@ -153,7 +164,7 @@ def report(folder, names):
 
 @torch.inference_mode()
 def cost(folder, names):
-    """What fixed point costs in bits: all pictures' together, against the float model's."""
+    """Print the cost of fixed point: the bits of all pictures together, relative to those of the float model."""
     x = torch.from_numpy(np.load(folder / "pictures.npy")).permute(0, 3, 1, 2).float() / 255
     rows = []
     for name in names:
@@ -167,7 +178,7 @@ def cost(folder, names):
 
 
 def store(models, folder):
-    """Put the models into the folder: contexts with random weights, shipped models, files; returns their names."""
+    """Save the models in the folder: contexts with random weights, shipped models, files. Returns their names."""
     names = []
     for model in models:
         file = model_file.from_model(lively_model(model)) if model in CONTEXTS else model_file.load(model)
@@ -179,11 +190,11 @@ def store(models, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--quick", action="store_true", help="three environments in the place of all")
-    extent.add_argument("--cuda", action="store_true", help="the CPU and the CUDA device alone")
+    extent.add_argument("--quick", action="store_true", help="three environments of the CPU instead of all")
+    extent.add_argument("--cuda", action="store_true", help="only the CPU as it is and the CUDA device")
     parser.add_argument("--images", type=Path, help="a folder of pictures, none smaller than the crops")
-    parser.add_argument("--size", default="192x128", metavar="WxH", help="of the crops")
-    parser.add_argument("--floats", type=int, default=COUNT, metavar="COUNT", help="of the pictures, for floats")
+    parser.add_argument("--size", default="192x128", metavar="WxH", help="size of the crops")
+    parser.add_argument("--floats", type=int, default=COUNT, metavar="COUNT", help="number of pictures in floats")
     parser.add_argument(
         "--models", nargs="+", default=list(CONTEXTS), metavar="MODEL", help="contexts, shipped models or model files"
     )

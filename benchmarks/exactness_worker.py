@@ -1,4 +1,4 @@
-"""A process of exactness.py: writes or reads streams in its environment.
+"""The process that exactness.py starts in each environment: it writes or reads streams.
 
 python benchmarks/exactness_worker.py write|read FOLDER ENVIRONMENT
 """
@@ -25,7 +25,7 @@ ARITHMETICS = ("exact", "float")
 
 
 class Circumstances(NamedTuple):
-    """Under which a stream is written or read."""
+    """The circumstances under which a stream is written or read."""
 
     device: str
     threads: str
@@ -36,7 +36,7 @@ class Circumstances(NamedTuple):
 
     @property
     def environment(self):
-        """What is a matter of the whole process."""
+        """The circumstances that hold for the whole process."""
         return self[:4]
 
 
@@ -53,7 +53,7 @@ def float_model(file):
 
 
 def qualities(model):
-    """Five over the model's range, those past the last level included, in the stream's fixed point."""
+    """Five qualities over the model's range, which ends past the last level, in the stream's fixed point."""
     return [round(q * QUALITY_STEPS) / QUALITY_STEPS for q in np.linspace(0, model.last_quality, QUALITIES)]
 
 
@@ -69,18 +69,18 @@ class Worker:
         self.model.to(self.device, memory_format=self.format)
 
     def batches(self, items):
-        """The items in lists that are worked on together."""
+        """The items, divided into the lists that the networks process together."""
         return [items] if self.many else [[item] for item in items]
 
     def place(self, x):
         return x.to(self.device).contiguous(memory_format=self.format)
 
     def indices(self, parameters):
-        """Scale indices of either side, (B, n) uint8."""
+        """Scale indices of the left and the right side, (B, n) uint8."""
         return [scale_index(sigma).flatten(1).cpu().numpy() for sigma in (parameters.sigma_l, parameters.sigma_r)]
 
     def write(self, pixels, quality):
-        """Streams and pictures of a list of (H, W, 3) uint8."""
+        """The streams of some pictures (H, W, 3) uint8, and the decoded pictures."""
         model, encoders = self.model, [Encoder(self.tables) for _ in pixels]
         y_bar = model.analyze(self.place(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255), quality)
         z = model.hyper_symbols(model.hyper_analyze(y_bar, quality))
@@ -99,13 +99,13 @@ class Worker:
         return [encoder.finish() for encoder in encoders], self.paint(y_hat, quality)
 
     def read(self, streams, quality, height, width):
-        """For each stream its picture, or None if it does not decode."""
+        """The picture of each stream, or None if it does not decode."""
         model, decoders, height, width = self.model, [], height // 64, width // 64
         decoders = [Decoder(self.tables, stream) for stream in streams]
         z = torch.zeros(len(streams), model.N, height, width)
 
         def attempt(index, read):
-            # Where one of many fails, the others go on.
+            # If one stream of many fails, the others continue.
             if decoders[index] is None:
                 return None
             try:
@@ -134,7 +134,7 @@ class Worker:
         return [picture if decoder else None for picture, decoder in zip(pictures, decoders, strict=True)]
 
     def paint(self, y_hat, quality):
-        """Pictures (B, H, W, 3) uint8; in floats it is enough to know whether the symbols come back."""
+        """Pictures (B, H, W, 3) uint8. In floats, they are black and tiny, because only the symbols count."""
         if not self.paints:
             return np.zeros((len(y_hat), 1, 1, 3), np.uint8)
         x_hat = self.model.synthesize(self.place(y_hat), quality).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -142,7 +142,7 @@ class Worker:
 
 
 def jobs(folder, environment):
-    """(circumstances, arithmetic, model's name, its worker) for all that a process does."""
+    """The jobs of a process: circumstances, arithmetic, the model's name and its worker."""
     for path in sorted(folder.glob("*.safetensors")):
         file = model_file.load(path)
         for here in circumstances(environment):
@@ -152,7 +152,7 @@ def jobs(folder, environment):
 
 @torch.inference_mode()
 def write(folder, environment):
-    """Store each stream, and its picture, under its hash; write an index: which circumstances made which streams."""
+    """Store each stream and its picture under its hash, and an index of the streams by circumstances."""
     pixels, index = np.load(folder / "pictures.npy"), []
     for here, arithmetic, name, worker in jobs(folder, environment):
         for quality in qualities(worker.model):
@@ -172,7 +172,7 @@ def write(folder, environment):
 
 @torch.inference_mode()
 def read(folder, environment):
-    """Read each stream that anybody wrote once in each of the four ways; write an index of what came out."""
+    """Read every stream of all writers in each of the four ways, and store an index of the outcomes."""
     wanted, (_, height, width, _) = {}, np.load(folder / "pictures.npy", mmap_mode="r").shape
     for path in (folder / "written").iterdir():
         for _, arithmetic, name, quality, hashes in json.loads(path.read_text()):

@@ -1,14 +1,16 @@
-"""Which recipe gives the best rate and distortion after equal time: train variants and compare them by BD-rate.
+"""Compares training recipes after equal time: trains each variant and compares them by BD-rate.
 
     python benchmarks/recipe.py [VARIANT …] [--seconds 3600] [--seeds 1] [--out DIR] [-- OVERRIDE …]
 
-The first variant is the anchor; without names all run. One that the OVERRIDEs make the same as an earlier one is left
-out: what is the default differs between experiments. Every variant trains with `python train.py`, its settings and
-the OVERRIDEs (a model, data=folder data.root=DIR data.val_root=DIR, a trainer), for the given seconds each, over which
-its learning rate falls (trainer.max_time). What the table says of a variant is its last validation, on the held-out
-pictures at all levels and half-way between: mean PSNR and bpp (the model's own estimate) at three qualities, and the
-BD-rate against the anchor with the same seed, as a mean over seeds and its range. Variants that are done already in DIR
-are not trained again, so that an interrupted comparison goes on; another budget or other OVERRIDEs need another DIR.
+Without a VARIANT, all run. The first one is the anchor. Defaults differ between experiments, so the OVERRIDEs may make
+a variant equal to an earlier one. It is then left out. Every variant trains with `python train.py`, its settings and
+the OVERRIDEs (a model, data=folder data.root=DIR data.val_root=DIR, a trainer). Each trains for the given seconds, over
+which its learning rate falls (trainer.max_time).
+
+The table shows the last validation of each variant, on the held-out pictures at all levels and half-way between them.
+It has mean PSNR and bpp (the model's own estimate) at three qualities, and the BD-rate against the anchor with the same
+seed, as the mean over seeds and the range. A variant that DIR already holds is not trained again, so you can resume an
+interrupted comparison. Use another DIR for another budget or other OVERRIDEs.
 """
 
 import argparse
@@ -48,7 +50,7 @@ VARIANTS = {
 
 
 def settings_of(variant, overrides):
-    """A variant's settings; ${mul:X} is X times what the configuration otherwise holds."""
+    """The settings of a variant. ${mul:X} becomes X times the value that the configuration has without the variant."""
     from omegaconf import OmegaConf
 
     settings = []
@@ -63,7 +65,7 @@ def settings_of(variant, overrides):
 
 
 def distinct(variants, overrides):
-    """The variants without those that are, with the overrides, one before them."""
+    """The variants, without those that the overrides make equal to an earlier one."""
     from omegaconf import OmegaConf
 
     found = {}
@@ -76,14 +78,14 @@ def distinct(variants, overrides):
 
 
 def result(folder, variant, seed, seconds, overrides):
-    """The curve of a variant after its time, with steps; trained unless it is there already."""
+    """The curve of a variant after its time, and its steps. The variant is trained if it has no result yet."""
     run = folder / f"{variant.replace(' ', '_')}-{seed}"
     done = run / "result.json"
     if done.exists():
         return json.loads(done.read_text())
     settings = [*overrides, *settings_of(variant, overrides), f"seed={seed}"]
     settings += [f"trainer.max_time={seconds}s", "trainer.max_steps=-1", "trainer.max_epochs=-1"]
-    train(run / "run", [*settings, "trainer.val_check_interval=1000000"])  # its end is validated in any case
+    train(run / "run", [*settings, "trainer.val_check_interval=1000000"])  # the end of a run is always validated
     steps = torch.load(run / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     with (run / "run" / "rd.csv").open() as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -103,7 +105,7 @@ def main():
     arguments, overrides = parse(parser)
     names = arguments.variants or list(VARIANTS)
     if unknown := [name for name in names if name not in VARIANTS]:
-        parser.error(f"no variant is called {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+        parser.error(f"VARIANT must be one of {', '.join(VARIANTS)}, not {unknown[0]}")
     names = distinct(names, overrides)
 
     folder = arguments.out.resolve()

@@ -1,12 +1,12 @@
-"""Pictures that are no photographs: what each shipped model makes of them, beside PNG and lossless WebP.
+"""Measures pictures that are no photographs: how each shipped model codes them, beside PNG and lossless WebP.
 
     python benchmarks/robustness.py [--quality 2.5] [--models MODEL …]     # the tables of docs/robustness.md
-    python benchmarks/robustness.py calming [--models MODEL …]            # a photo with a patch, with and without it
+    python benchmarks/robustness.py calming [--models MODEL …]            # a photo with a patch, coded in two ways
     python benchmarks/robustness.py beyond [--models MODEL …]             # qualities past the last level
-    python benchmarks/robustness.py cost [--models MODEL …]               # what the looks cost on photographs
+    python benchmarks/robustness.py cost [--models MODEL …]               # the time of these checks on photographs
 
-The pictures are 256×256 but for the last two, a pixel and a row of a photo that scikit-image ships. "learned" is the
-learned body alone, as `Codec.compress(lossless=False)` makes it, and "file" is what users get.
+The pictures are 256×256, except the last two: one pixel, and one row of 5000 pixels, from a photo of scikit-image.
+"learned" is the learned body alone, as `Codec.compress(lossless=False)` makes it. "file" is the file that users get.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def chart():
 
 
 def pictures():
-    """(H, W, 3) uint8 by name."""
+    """The pictures, (H, W, 3) uint8, by name."""
     rng = np.random.default_rng(0)
     row, column = np.mgrid[:SIDE, :SIDE]
     stars = np.zeros((SIDE, SIDE), np.uint8)
@@ -116,7 +116,7 @@ def value(decibel):
 
 
 def kinds(codecs, quality):
-    """A table for each model."""
+    """Print a table for each model."""
     found = pictures()
     for codec in codecs:
         rows = []
@@ -148,7 +148,7 @@ def kinds(codecs, quality):
 
 
 def calming(codecs, quality):
-    """A photo with a patch of a pattern, coded as g_a answers and as the codec does."""
+    """Print a table of a photo with a patch of a pattern, coded without and with calming."""
     photo, found, rows = load_rgb(sample_photos(("coffee.png",))[0])[:384, :512], pictures(), []
     for codec in codecs:
         for name in (
@@ -166,11 +166,11 @@ def calming(codecs, quality):
                 file = codec.compress(latent, quality=quality, lossless=False)
                 cells.append(f"{rate(len(file), pixels):.2f} bpp, {psnr(pixels, codec.decompress(file)):.1f} dB")
             rows.append((codec.name, name, int(broken(codec.model, plain.y).sum()), *cells))
-    table(("model", "patch", "broken places", "as g_a answers", "calmed"), rows)
+    table(("model", "patch", "broken places", "without calming", "with calming"), rows)
 
 
 def beyond(codecs, quality):
-    """Rate and PSNR of photos at the last level and past it."""
+    """Print a table of the rate and PSNR of photos at the last level and past it."""
     rows = []
     for codec in codecs:
         for path in sample_photos(("astronaut.png", "coffee.png", "chelsea.png")):
@@ -184,7 +184,7 @@ def beyond(codecs, quality):
 
 
 def cost(codecs, quality):
-    """Shares of the time of `compress` that the look, and the search for broken places, take: medians of nine."""
+    """Print the shares of the look and of the search for broken places in the time of `compress`: medians of nine."""
     rows = []
     for codec in codecs:
         for path in sample_photos(("coffee.png", "motorcycle_left.png", "retina.jpg")):

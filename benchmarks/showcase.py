@@ -1,10 +1,10 @@
-"""The figures of the shipped models that the README and `agvae models` show, from runs of evaluate.py on Kodak.
+"""Updates the figures of the shipped models in the README and in `agvae models`, from runs of evaluate.py on Kodak.
 
     python evaluate.py checkpoint=agvae-mse data=kodak data.root=KODAK      # and the same for each other shipped model
     python benchmarks/showcase.py outputs/evaluate/*
 
-For each shipped model whose run is given, its curve and its BD-rates go into src/agvae/weights/cards.json; then
-docs/kodak_rd.png is drawn from all of them.
+The script writes the curve and the BD-rates of each run into src/agvae/weights/cards.json. Then it draws
+docs/kodak_rd.png from all cards.
 """
 
 import argparse
@@ -22,24 +22,24 @@ BEHIND = {
     "ms-ssim-rgb": ("vtm", "av1", "bpg444", "cheng2020-anchor-ms-ssim", "mbt2018-mean-ms-ssim"),
 }
 ANCHORS = ("vtm", "av1", "bpg444", "jpeg2000", "webp", "jpeg")
-"""The published curves whose BD-rates a card names."""
+"""The published curves against which a card gives BD-rates."""
 
 
 def measured(run: Path) -> tuple[str, dict]:
-    """A model's name and what its card says of Kodak, from a run of evaluate.py."""
+    """The name of a model and the Kodak section of its card, from a run of evaluate.py."""
     summary = json.loads((run / "summary.json").read_text())
     curve = read_curve(run / "results" / "kodak" / f"{summary['model']}.json")
     results = {key: [round(v, 5) for v in curve.results[key]] for key in ("quality", "bpp", "psnr-rgb", "ms-ssim-rgb")}
     rates = {}
     for anchor in ANCHORS:
-        # A codec of the run may have the anchor's name; the published curve then has another.
+        # If a codec of the run has the name of the anchor, the published curve has the suffix -published.
         rate = summary["bd_rate"].get(f"{anchor}-published") or summary["bd_rate"][anchor]
         rates[anchor] = {metric: round(rate[metric]["percent"], 2) for metric in ("psnr-rgb", "ms-ssim-rgb")}
     return summary["model"], {"results": results, "bd_rate": rates}
 
 
 def draw() -> None:
-    """docs/kodak_rd.png, from the cards."""
+    """Draw docs/kodak_rd.png from the cards."""
     by_name = {curve.name: curve for curve in published_curves()}
     curves = [
         Curve(card.name, card.purpose, card.kodak["results"], optimized_for=card.metric.removesuffix("-rgb"))

@@ -1,15 +1,15 @@
-"""Long runs of what must never fail, with figures. docs/soak.md has the last ones.
+"""Long runs of the parts that must never fail. docs/soak.md has the results of the last ones.
 
     python benchmarks/soak.py streams --count 100000     mutated files of all models
     python benchmarks/soak.py models --count 10000       mutated model files
     python benchmarks/soak.py kills --count 100          kill -9 of training, at any moment
     python benchmarks/soak.py memory --count 1000        compressions and decompressions in one process
     python benchmarks/soak.py threads --count 400        8 threads on one codec
-    python benchmarks/soak.py disasters                  full disks, folders and files that go, a clock that jumps back
+    python benchmarks/soak.py disasters                  full disks, read-only folders, lost files, a wrong clock
 
-Each part keeps its counts in --state and goes on from there when it is called again; `memory`, which means one
-process, starts anew. Cases are drawn from their numbers, so --only N repeats one that failed. The exit status is 1 if
-anything failed.
+Each part stores its counts in --state and continues from there when you call it again. Only `memory` starts anew,
+because it measures one process. Each case is drawn from its number, so --only N repeats a case that failed. The exit
+status is 1 if a case failed.
 """
 
 import argparse
@@ -44,7 +44,7 @@ THREADS = 8
 
 
 class Tally(dict):
-    """Counts of a part, kept in a file."""
+    """The counts of a part, stored in a file."""
 
     def __init__(self, path: Path, part: str):
         super().__init__(json.loads(path.read_text()) if path.exists() else {"done": 0, "failures": []})
@@ -65,7 +65,7 @@ class Tally(dict):
 
 
 def each(tally: Tally, count: int, case: Callable[[int], None], save_every: int = 50) -> None:
-    """Run the cases that are left."""
+    """Run the cases that are not done yet."""
     for number in range(tally["done"], count):
         case(number)
         tally["done"] = number + 1
@@ -77,7 +77,7 @@ def each(tally: Tally, count: int, case: Callable[[int], None], save_every: int 
 
 
 class Read(Sample):
-    """A file that is there already."""
+    """A sample from an existing file."""
 
     def __init__(self, codec: Codec, data: bytes):
         self.data, self.picture = data, content(codec.decompress(data))
@@ -102,7 +102,7 @@ def corpus() -> list[tuple[str, Codec, list[Sample]]]:
 
 
 def streams(tally: Tally, count: int) -> None:
-    """Whatever is done to a file, it gives the right picture or a BitstreamError."""
+    """A mutated file gives the right picture or a BitstreamError."""
     models = corpus()
     tally["models"], before = len(models), peak_memory()
 
@@ -123,7 +123,7 @@ def streams(tally: Tally, count: int) -> None:
             tally.fail(f"{words}: {error!r}")
         else:
             if found not in [s.picture for s in samples if s.data == data]:
-                tally.fail(f"{words}: another picture")
+                tally.fail(f"{words}: decodes to another picture")
         tally.largest("longest, s", time.process_time() - start)
         tally.largest("memory above that of the codecs, MiB", (peak_memory() - before) / 2**20)
 
@@ -131,14 +131,14 @@ def streams(tally: Tally, count: int) -> None:
 
 
 def models(tally: Tally, count: int) -> None:
-    """Whatever is in a model file, it loads or ends in one sentence."""
+    """A mutated model file loads, or is refused with one sentence."""
     paths = sorted(GOLDEN.glob("*.safetensors"))
     small = shipped.path("agvae-small-mse").read_bytes()
     files, scratch = [path.read_bytes() for path in paths], tally.path.with_suffix(".safetensors")
     before = peak_memory()
 
     def case(number: int) -> None:
-        # One in 16 is of a model of full size.
+        # One case in 16 mutates a model of full size.
         name, file = mutated(small if number % 16 == 15 else files[number // 16 % len(files)], number)
         try:
             sentence, seconds = outcome(scratch, file)
@@ -159,7 +159,7 @@ def models(tally: Tally, count: int) -> None:
 
 
 def kills(tally: Tally, count: int) -> None:
-    """Runs that are killed at any moment, and resumed until they end, end as the uninterrupted one does."""
+    """Runs that are killed at any moment, and resumed until they end, reach the weights of an uninterrupted run."""
     folder = tally.path.parent / "kills"
     whole, cut = folder / "whole", folder / "cut"
     if not (whole / "checkpoints/last.ckpt").exists():
@@ -183,7 +183,7 @@ def kills(tally: Tally, count: int) -> None:
         if process.returncode:
             tally.fail(f"case {number}: {errors.strip().splitlines()[-1]}")
         elif not same_weights(last(cut), expected):
-            tally.fail(f"case {number}: other weights than those of the uninterrupted run")
+            tally.fail(f"case {number}: the weights differ from those of the uninterrupted run")
         tally.add("runs completed")
         shutil.rmtree(cut)
 
@@ -191,7 +191,7 @@ def kills(tally: Tally, count: int) -> None:
 
 
 def disasters(tally: Tally, count: int) -> None:
-    """Every disaster ends in one line, and leaves whole files behind."""
+    """Every disaster ends with one line and leaves whole files behind."""
     folder = tally.path.parent / "disaster"
     for number, disaster in enumerate(DISASTERS):
         if number < tally["done"]:
@@ -216,7 +216,9 @@ def resident() -> int:
 
 
 def memory(tally: Tally, count: int) -> None:
-    """Memory stays flat: its slope, over the last three quarters, with each pair of compress and decompress."""
+    """Memory stays flat: it grows by at most 1 kB with each pair of compress and decompress.
+
+    The slope is that over the last three quarters of the pairs."""
     codec, photo = Codec.load("agvae-small-mse"), pixels_of_photo()
     rng, sizes = np.random.default_rng(0), []
     tally["done"] = 0
@@ -236,7 +238,7 @@ def memory(tally: Tally, count: int) -> None:
 
 
 def threads(tally: Tally, count: int) -> None:
-    """Threads that share a codec get the bytes and pictures that each gets alone."""
+    """Threads that share a codec get the same bytes and pictures as each gets alone."""
     codec, photo = Codec.load("agvae-small-mse"), Image.fromarray(pixels_of_photo())
 
     def job(number: int) -> tuple[bytes, bytes]:
@@ -252,7 +254,7 @@ def threads(tally: Tally, count: int) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
             for number, one, other in zip(numbers, alone, pool.map(job, numbers), strict=True):
                 if one != other:
-                    tally.fail(f"case {number}: other bytes or pixels in a thread")
+                    tally.fail(f"case {number}: a thread got other bytes or pixels")
         tally["done"] = numbers.stop
         tally.save()
 
@@ -263,8 +265,8 @@ PARTS = {part.__name__: part for part in (streams, models, kills, memory, thread
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--count", type=int, default=100, help="cases in all, those of earlier calls included")
-    parser.add_argument("--only", type=int, metavar="N", help="this case alone, beside the counts")
+    parser.add_argument("--count", type=int, default=100, help="number of cases, including those of earlier calls")
+    parser.add_argument("--only", type=int, metavar="N", help="run this case alone, with counts of its own")
     parser.add_argument("--state", type=Path, default=ROOT / "outputs" / "soak", help="folder of the counts")
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
 python benchmarks/threads.py [--rounds N] [--model M]
 
-In each round `agvae compress --psnr 32` and `agvae decompress` run once in each way on a photograph: on the machine as
-it is, and then beside a process that keeps one core busy. The ways take turns, so that other work on the machine meets
-all alike. The tables are medians in seconds, start of the command included, and each relative to one thread.
+In each round, `agvae compress --psnr 32` and `agvae decompress` run once in each way on a photograph. All rounds run on
+the machine as it is, and then again beside a process that keeps one core busy. The ways take turns, so that other work
+on the machine affects all alike. The tables have medians in seconds, including the start of the command, and in
+brackets their ratios to one thread.
 """
 
 import argparse
@@ -26,11 +27,11 @@ WAYS = {
     "two, passive": ["--threads", "2"],
     "two, spinning": ["--threads", "2"],
 }
-SPINS = {"two, spinning": {"GOMP_SPINCOUNT": "300000"}}  # libgomp's own number, where nothing is set
+SPINS = {"two, spinning": {"GOMP_SPINCOUNT": "300000"}}  # libgomp's default
 
 
 def measure(folder, model, rounds, busy):
-    """{way: [(seconds of compress, of decompress), …]}."""
+    """The times, {way: [(seconds of compress, of decompress), …]}."""
     clean = {name: value for name, value in os.environ.items() if name not in SET_BY_USER}
     agvae = [sys.executable, "-m", "agvae"]
     found = {way: [] for way in WAYS}

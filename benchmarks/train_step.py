@@ -1,23 +1,25 @@
-"""Steps per second of training: ours, as train.py trains, beside a plain loop over CompressAI's model.
+"""Measures steps of training per second: ours, as train.py trains, beside a plain loop over CompressAI's model.
 
     python benchmarks/train_step.py [--device cpu|cuda] [--transforms minnen2018|residual] [--batch 16] [--patch 256]
                                     [--rounds 8] [--also compile=true …] [--profile]
 
-ours        agvae.engine.train with trainer=DEVICE and otherwise the defaults, context none: Lightning's loop, the
-            bundled photos, levels and gains, logging, everything that a run does. On a GPU with compile=true and
+ours        agvae.engine.train with trainer=DEVICE and the defaults of train.py: Lightning's loop, bundled photos, no
+            context, levels and gains, logging, and everything else that a run does. On a GPU it has compile=true and
             data.cache=device
-plain       the loop of CompressAI's example trainer, written anew: float32, contiguous, an optimiser for the network
-            and one for the quantiles, clipping to norm 1, the auxiliary loss stepped apart. minnen2018: over its
-            MeanScaleHyperprior with the same widths; residual: over our own model, fixed-rate and symmetric. Its
-            pictures lie ready as tensors and cost it nothing
+plain       a loop like CompressAI's example trainer: float32, contiguous tensors, an optimiser for the network and one
+            for the quantiles, clipping to norm 1, a separate step for the auxiliary loss. With minnen2018 it trains
+            CompressAI's MeanScaleHyperprior of the same widths, with residual our own model, fixed-rate and symmetric.
+            Its pictures are ready as tensors, so they cost no time
 --also      further rows: ours with other settings
 
-Each lives in a process of its own and they take turns, a round of steps each, so that other work on the machine hits
-all alike. Steps per second are medians over rounds; with one thread (OMP_NUM_THREADS=1) on a CPU a second is one of the
-processor's, which other work hardly changes. Memory is the peak of the process (CPU: resident, without what it had
-before its first step; GPU: allocated). On a GPU a round waits for the device at its end, and floating-point operations
-(convolutions and matrix products, forwards and backwards) per second are set against the rate that bfloat16 matrix
-products of 8192² reach on the card. --profile: the operations that take most of the time of ours.
+Each loop runs in a process of its own. The loops take turns, a round of steps each, so that other work on the machine
+affects all alike. Steps per second are medians over rounds. On a CPU with one thread (OMP_NUM_THREADS=1), they count
+processor time, which other work hardly changes. Memory is the peak of the process. On a CPU it is resident memory,
+without the peak before the first step. On a GPU it is allocated memory.
+
+On a GPU, a round waits for the device at its end. The table then also has floating-point operations per second
+(convolutions and matrix products, forwards and backwards), relative to the rate of bfloat16 matrix products of 8192² on
+the same card. --profile prints the operations that take most of the time in ours.
 """
 
 import argparse
@@ -35,7 +37,7 @@ LAMBDA = 0.01
 
 
 class Turns:
-    """A loop's side of taking turns: it reports a round's seconds and memory and waits for the next."""
+    """One loop's part in taking turns: it reports the seconds and memory of a round, and waits for its next turn."""
 
     def __init__(self, connection, device, steps):
         self.connection, self.device, self.steps = connection, device, steps
@@ -44,7 +46,7 @@ class Turns:
         self.before = peak_memory()
 
     def start(self):
-        """Wait for the first turn, or the next; the program's end is one too."""
+        """Wait for the next turn. Raises SystemExit when there is none."""
         self.done = 0
         if self.connection.recv() is None:
             raise SystemExit
@@ -89,7 +91,7 @@ def ours(connection, arguments, overrides):
                 self.profiler = None
             turns.step()
 
-    # The engine makes its callbacks from the configuration, which names this one.
+    # The engine imports its callbacks by the names in the configuration, so this one needs a module.
     sys.modules["train_step_turns"] = type(sys)("train_step_turns")
     sys.modules["train_step_turns"].TakeTurns = TakeTurns
     settings = [
@@ -175,12 +177,12 @@ def patches(arguments):
 
 
 def step_flops(arguments):
-    """Floating-point operations of a training step of ours: its convolutions and matrix products."""
+    """Floating-point operations of one of our training steps: its convolutions and matrix products."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = FixedRate(arguments.transforms).train()
     x = torch.rand(1, 3, arguments.patch, arguments.patch)
-    # As a GPU computes them: Winograd's algorithm, which the CPU has, multiplies less.
+    # Counted as a GPU computes. Only the CPU uses Winograd's algorithm, which multiplies less.
     with (
         mock.patch("agvae.models.kernels.winograd.pays", return_value=False),
         FlopCounterMode(display=False) as counter,
@@ -210,9 +212,9 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, help="steps of a round; default 1 on a CPU, 50 on a GPU")
+    parser.add_argument("--steps", type=int, help="steps of a round (default: 1 on a CPU, 50 on a GPU)")
     parser.add_argument(
-        "--also", nargs="*", default=[], help="settings, each a row of its own; join several with a comma"
+        "--also", nargs="*", default=[], help="settings for further rows; join the settings of one row with commas"
     )
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()

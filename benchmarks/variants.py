@@ -1,4 +1,4 @@
-"""What comparisons of trained models share: train.py in a process of its own, words after --, curves over seeds."""
+"""Helpers of comparisons of trained models: train.py in a process of its own, arguments after --, means over seeds."""
 
 import argparse
 import resource
@@ -15,14 +15,14 @@ from agvae.evaluation import BDRate, Curve
 
 
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """The command's own arguments, and the OVERRIDEs for train.py after a `--`."""
+    """The arguments of the script, and the OVERRIDEs for train.py that follow `--`."""
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
     return parser.parse_args(words[:at]), [with_home(word) for word in words[at + 1 :]]
 
 
 def train(run_dir: Path, settings: Sequence[str]) -> float:
-    """Train in `run_dir` without a word; the processor's seconds that it took."""
+    """Train in `run_dir` without output. Returns the processor time in seconds."""
     command = [sys.executable, ROOT / "train.py", *settings, "logger=csv", "callbacks.progress_bar=null"]
     command += ["+trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0", f"hydra.run.dir={run_dir}"]
     before = _processor_seconds()
@@ -48,7 +48,7 @@ def ends(curves: Sequence[Curve]) -> list[str]:
 
 
 def over_seeds(rates: Sequence[BDRate]) -> str:
-    """The mean of BD-rates and their range, or why there is none.
+    """The mean of BD-rates and their range, or the reason why there is none.
 
     >>> over_seeds([BDRate(1.0), BDRate(-2.0)])
     '-0.5 % (-2.0 to +1.0)'
