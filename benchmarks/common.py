@@ -53,7 +53,7 @@ def random_model(transforms, levels=6, context="none", scales=(-2.5, 0.5)):
     )
     model.initialise_gains([2.0**level for level in range(levels)])
     if transforms["name"] == "depthwise":
-        # They start as a block transform: the latent spreads as it should, but the blocks add nothing and z is nearly 0.
+        # They start as a block transform: the latent spreads well, but the blocks add nothing and z is nearly 0.
         for block in (module for module in model.modules() if isinstance(module, DepthwiseBlock)):
             for layer in (block.spatial[-1], block.project):
                 layer.reset_parameters()

@@ -1,7 +1,8 @@
-"""Stands in for bpgenc, bpgdec, EncoderApp, DecoderApp, vvencapp and vvdecapp, by the name it is called under.
+"""A stand-in for bpgenc, bpgdec, EncoderApp, DecoderApp, vvencapp and vvdecapp, selected by the name of the file.
 
-Takes the options that agvae may give these programs and refuses all others. A coded file holds the RGB picture: PNG
-for QP 0, otherwise JPEG. Raw video is converted here with BT.709 matrices in full range, independently of agvae.
+It accepts the options that agvae may give to these programs and refuses all others. A coded file holds the RGB picture,
+as PNG for QP 0 and otherwise as JPEG. This program converts raw video with BT.709 matrices in full range, independently
+of agvae.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def code(picture: Image.Image, qp: int) -> bytes:
 
 
 def read_video(path: str, width: int, height: int, step: int) -> Image.Image:
-    """One frame of 16-bit words with values of 10 bits; chroma has every `step`-th row and column."""
+    """Read one frame of 10-bit values in 16-bit words. Chroma has every `step`-th row and column."""
     words = np.fromfile(path, "<u2")
     shapes = [(height, width)] + 2 * [(height // step, width // step)]
     assert words.size == sum(rows * columns for rows, columns in shapes), "wrong size of file"

@@ -1,4 +1,4 @@
-"""What symbols cost under integer tables, in bits: an oracle for the coder, written from its documentation."""
+"""The cost of symbols under integer tables, in bits: an oracle for the coder, written from its documentation."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from agvae.entropy.tables import TOTAL
 
 
 def cost_z(tables, symbols):
-    """Of symbols of z, (C, n)."""
+    """The cost of symbols of z, (C, n)."""
     bits = 0.0
     for row, start, stop, offset in zip(symbols, tables.z_start, tables.z_start[1:], tables.z_offset, strict=False):
         masses = np.diff(tables.z[start:stop])
@@ -19,7 +19,7 @@ def cost_z(tables, symbols):
 
 
 def cost_y(tables, symbols, left, right):
-    """Of a pass of y; arguments as for `Encoder.push_y`."""
+    """The cost of a pass of y. The arguments are those of `Encoder.push_y`."""
     left, right = left.astype(np.int64), right.astype(np.int64)
     row = left if tables.form == "symmetric" else left * len(tables.scales) + right
     zero, end = tables.sign[row].T.astype(np.int64)
@@ -34,5 +34,5 @@ def cost_y(tables, symbols, left, right):
 
 
 def _length(excess):
-    """The number of bits of excess + 1, less its leading one."""
+    """The number of bits of excess + 1, without the leading one."""
     return np.floor(np.log2(excess + 1.0))

@@ -34,7 +34,7 @@ def tiny_config() -> dict:
 
 
 def at_random(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with all its layers at random, where training would start with some that add nothing."""
+    """The network with random weights in all layers. Training would start with some layers that add nothing."""
     for layer in network.modules():
         if hasattr(layer, "reset_parameters"):
             layer.reset_parameters()
@@ -42,7 +42,7 @@ def at_random(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def lively_model(config: dict, seed: int = 0) -> AGVAE:
-    """A model with random weights whose symbols and scales spread as a trained one's do, in eval mode."""
+    """A model in eval mode with random weights, whose symbols and scales spread as in a trained one."""
     torch.manual_seed(seed)
     model = AGVAE.from_config(config)
     model.initialise_gains([4.0**level for level in range(model.levels)])
@@ -53,7 +53,7 @@ def lively_model(config: dict, seed: int = 0) -> AGVAE:
         for network, factor in ((model.g_a, 10), (model.h_a, 20)):
             *_, last = (layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
             last.weight *= factor
-        # A fresh network gives scales around 0, all at their lower bound.
+        # Without this, all scales would be at their lower bound.
         final = model.h_s[-1] if config["context"]["name"] == "none" else model.context.head[-1]
         scales = final.bias[: -model.M]
         scales.copy_(torch.empty_like(scales).uniform_(0.0, 1.5).exp())
@@ -61,7 +61,7 @@ def lively_model(config: dict, seed: int = 0) -> AGVAE:
 
 
 def recording(codec, data: bytes):
-    """The decoded picture, and the symbols of z and y in the order in which they were read."""
+    """The decoded picture, and the symbols of z and of y in the order of reading."""
     read = {"pop_z": [], "pop_y": []}
 
     def recorded(name):

@@ -1,7 +1,7 @@
-"""Writes messages.md, the messages and help texts of the package in one place: `python tests/message_list.py`.
+"""Writes messages.md, which lists all messages and help texts of the package: `python tests/message_list.py`.
 
 Messages are read from the source: the texts of exceptions, of log lines, and of lines and notes that are printed or
-collected. {} stands for what the program fills in. Help texts are those that the parsers print."""
+collected. {} stands for values that the program inserts. Help texts are those that the parsers print."""
 
 import argparse
 import ast
@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "agvae"
 LIST = Path(__file__).parent / "messages.md"
 PRINTED = {"end", "error", "info", "note", "print", "rank_zero_warn", "say", "_say", "warn", "warning"}
 COLLECTED = {"dropped", "lost", "notes"}
-"""Lists to which notes are appended that a command prints later."""
+"""Lists of notes that a command prints later."""
 
 HEAD = """\
 # Messages and help texts
@@ -28,7 +28,7 @@ between alternatives.
 
 
 def words(node: ast.expr) -> str:
-    """The text of an expression; {} for what it fills in."""
+    """The text of an expression, with {} for inserted values."""
     match node:
         case ast.Constant(str(text)):
             return text
@@ -60,7 +60,7 @@ def name_of(function: ast.expr) -> str:
 
 
 def messages(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """What kind of message a module has, by the function or class that takes it, and its text, in order."""
+    """The messages of a module: the name of the function or class that takes the text, and the text."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -74,7 +74,7 @@ def messages(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def helps() -> Iterator[str]:
-    """For each command, what its help says: the description, each argument, and the examples."""
+    """The help of each command: the description, each argument, and the examples."""
     for parser in (make_parser(), build_parser()):
         commands = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         for command in (parser, *(added for action in commands for added in action.choices.values())):

@@ -1,4 +1,4 @@
-"""Picture files as bytes, made by hand where Pillow does not write them."""
+"""Picture files as bytes. Those that Pillow cannot write are assembled here."""
 
 import io
 import struct
@@ -10,12 +10,12 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def chunk(name: bytes, data: bytes, *, damaged: bool = False) -> bytes:
-    """A chunk of a PNG file, with a wrong checksum if it is to be damaged."""
+    """A chunk of a PNG file. The checksum of a damaged one is wrong."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ damaged)
 
 
 def png_of(rows: bytes, width: int, height: int, depth: int, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file that Pillow does not write: each row begins with a zero byte."""
+    """A PNG file of a kind that Pillow cannot write. Each of `rows` begins with a zero byte."""
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
@@ -41,6 +41,6 @@ def exif_with(**tags) -> Image.Exif:
 
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
-    """A PNG file with whole chunks put in after its header."""
+    """The PNG file with these chunks inserted after its header."""
     end = len(SIGNATURE) + 25
     return png[:end] + b"".join(chunks) + png[end:]

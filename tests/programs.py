@@ -1,7 +1,7 @@
-"""Run a program of the repository in a fork of the test's process, which has loaded the packages that it needs.
+"""Run a program of the repository in a fork of the test's process, where the packages are already loaded.
 
-A new interpreter takes seconds to import torch, Lightning and Hydra. The fork takes none, and what the program does to
-its process (signal handlers, logging, Hydra's state) ends with it.
+A new interpreter takes seconds to import torch, Lightning and Hydra. A fork takes no time. The changes that the program
+makes to its process (signal handlers, logging, Hydra's state) end with the fork.
 """
 
 import os
@@ -12,18 +12,18 @@ import traceback
 from pathlib import Path
 from tempfile import TemporaryFile
 
-import agvae.engine  # noqa: F401, what all programs need
+import agvae.engine  # noqa: F401, loads the packages that all programs need
 
 
 def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """What `python PROGRAM ARGUMENTS` prints and its status, as subprocess.run gives them."""
+    """Run `python PROGRAM ARGUMENTS`. Returns its output and status, as subprocess.run does."""
     with TemporaryFile() as output, TemporaryFile() as errors:
         child = os.fork()
         if child == 0:
             status = 1
             try:
                 status = _become(program, arguments, cwd, output.fileno(), errors.fileno())
-            finally:  # never back into the tests
+            finally:  # the fork must not continue with the tests
                 os._exit(status)
         _, status = os.waitpid(child, 0)
         found = []
@@ -34,7 +34,7 @@ def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 
 
 def _become(program: Path, arguments: tuple[str, ...], cwd: Path, output: int, errors: int) -> int:
-    """The status of the program, which this process runs in the place of the tests."""
+    """Run the program in this process. Returns its status."""
     os.chdir(cwd)
     os.dup2(output, 1)
     os.dup2(errors, 2)

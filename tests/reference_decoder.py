@@ -1,8 +1,8 @@
-"""A second decoder of .agv files, in NumPy, that shares no code with the package: docs/bitstream.md as a program.
+"""A second decoder of .agv files: docs/bitstream.md as a NumPy program that shares no code with the package.
 
     python tests/reference_decoder.py IN.agv OUT.png --model FILE.safetensors
 
-Its parts stand in the order of that document. It is written to be read, not to be fast.
+Its parts are in the order of that document. It is written to be read, not to be fast.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SYMBOL_LIMIT = 2**24
 
 
 class DamagedFileError(ValueError):
-    """The file is not one that this decoder and this model can read."""
+    """The decoder cannot read the file with this model."""
 
 
 def require(condition, message):
@@ -41,7 +41,7 @@ EXTRAS = {"alpha": 2, "exif": 4, "icc_profile": 8, "xmp": 16, "text": 32}
 
 
 class Header(NamedTuple):
-    """Everything before the body; `checksum` is the CRC-32 of all bytes before `length`."""
+    """Everything before the body. `checksum` is the CRC-32 of all bytes before the length of the body."""
 
     version: int
     kind: int
@@ -103,7 +103,7 @@ def read_container(data):
 
 
 class Model(NamedTuple):
-    """Configuration, weights (float32) by name without `model.`, tables by name without `tables.`, fingerprint."""
+    """A model file. Weights are float32. The names of weights and tables have no prefix `model.` or `tables.`."""
 
     config: dict
     weights: dict[str, np.ndarray]
@@ -115,7 +115,7 @@ DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "I32": "int32", 
 
 
 def read_model(path):
-    """A model file (safetensors): 8 bytes of length, a JSON header, then raw tensors."""
+    """Read a model file (safetensors): 8 bytes with the length of a JSON header, the header, and raw tensors."""
     data = Path(path).read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     entries = json.loads(data[8:start])
@@ -138,7 +138,7 @@ def read_model(path):
 
 
 def check_header(header, stream, model):
-    """Refuse a file before memory is spent on it."""
+    """Refuse a wrong or hostile file before it costs memory."""
     require(header.fingerprint == model.fingerprint, "another model made this file")
     last, beyond = model.config["gain"]["levels"] - 1, model.config["gain"]["name"] != "none"
     limit = last + 2 if header.version == 2 and beyond else last
@@ -158,7 +158,7 @@ def check_header(header, stream, model):
 
 
 class Stream:
-    """The rANS decoder. Symbols come in coding order; their CRC-32 goes on from that of the header."""
+    """The rANS decoder. It reads symbols in coding order, and continues the CRC-32 of the header over them."""
 
     def __init__(self, data, checksum, tables):
         require(len(data) >= 5, "the stream must have at least 5 bytes")
@@ -171,32 +171,32 @@ class Stream:
         self.tables = {name: array.tolist() for name, array in tables.items()}
 
     def refill(self):
-        """Take a word when the state has become small."""
+        """Append the next word to the state if the state is small."""
         if self.state < 2**32:
             word = next(self.words, None)
             require(word is not None, "the stream ends before its last symbol")
             self.state = self.state << 32 | word
 
     def entry(self, start, end):
-        """Leave the entry [start, end), which holds the current slot."""
+        """Remove the entry [start, end), which contains the current slot, from the state."""
         self.state = (end - start) * (self.state >> 20) + self.state % 2**20 - start
         self.refill()
 
     def bits(self, count):
-        """Raw bits."""
+        """Read raw bits."""
         value = self.state % 2**count
         self.state >>= count
         self.refill()
         return value
 
     def escape(self):
-        """The excess that follows a row's last entry."""
+        """Read the excess that follows the last entry of a row."""
         count = self.bits(5)
         require(count <= 24, "an escape is too large")
         return 2**count - 1 + self.bits(count)
 
     def from_row(self, cumulative, first, end):
-        """Index of the next entry in the row cumulative[first:end], and whether it is the row's last, the escape."""
+        """The index of the next entry in the row cumulative[first:end], and whether it is the last one, the escape."""
         place = bisect_right(cumulative, self.state % 2**20, first, end) - 1
         self.entry(cumulative[place], cumulative[place + 1])
         return place - first, place == end - 2
@@ -229,30 +229,30 @@ class Stream:
         return sign * size
 
     def note(self, symbols):
-        """Symbols as an array; they count for the checksum."""
+        """The symbols as an array. Adds them to the checksum."""
         symbols = np.array(symbols, dtype="<i4")
         self.checksum = zlib.crc32(symbols.tobytes(), self.checksum)
         return symbols
 
     def finish(self):
-        """All words are read, and the state is the checksum."""
+        """Check that all words are read and that the state is the checksum."""
         require(next(self.words, None) is None, "the stream goes on after its last symbol")
         require(self.state == 2**32 + self.checksum, "the checksum is not that of the symbols")
 
 
-# Exact arithmetic: whole numbers of units of 2^−12, kept in float64
+# Exact arithmetic: integers in units of 2^−12, stored as float64
 
 ONE = 2.0**12
 LIMIT = 2.0**23
 
 
 def to_units(sums, slope=1.0):
-    """LeakyReLU, rounding with halves to even, clamping."""
+    """LeakyReLU, then rounding half to even, then clamping."""
     return np.clip(np.rint(np.where(sums < 0, sums * slope, sums)), -LIMIT, LIMIT)
 
 
 def fixed_point(weight, bias=None, given=0.0):
-    """Weights (…, outputs), and the bias in units, as multiples of 2^−s for the largest s that keeps all sums exact."""
+    """Weights (…, outputs) and the bias, in units, as multiples of 2^−s. s is the largest that keeps all sums exact."""
     weight = weight.astype(np.float64)
     bias = np.zeros(weight.shape[-1]) if bias is None else bias.astype(np.float64) * ONE
     for s in range(24, 9, -1):
@@ -264,7 +264,7 @@ def fixed_point(weight, bias=None, given=0.0):
 
 
 def exact_exp(x):
-    """e^x by the series that the format fixes."""
+    """e^x, by the series that the format defines."""
     powers = np.floor(x * 1.4426950408889634 + 0.5)
     rest = x - powers * 0.6931471805599453
     series = np.ones_like(rest)
@@ -274,7 +274,7 @@ def exact_exp(x):
 
 
 def interpolated_log(model, unit, quality):
-    """The logarithm of an inverse gain at a quality between two levels, float64; None if the model has no such unit."""
+    """The logarithm of an inverse gain at a quality, float64. None if the model has no such unit."""
     if f"{unit}.log_inverse" not in model.weights:
         return None
     logs = model.weights[f"{unit}.log_inverse"].astype(np.float64)
@@ -285,11 +285,11 @@ def interpolated_log(model, unit, quality):
     return log - (quality - trained) * np.log(2.0) if unit == "gain" else log
 
 
-# Layers, over maps (H, W, channels); the same for exact and floating-point arithmetic
+# Layers over maps (H, W, channels), for exact and for floating-point arithmetic
 
 
 def convolve(x, weight):
-    """Convolution with weight (k, k, inputs, outputs), margins of zeros."""
+    """Convolution with weight (k, k, inputs, outputs) and margins of zeros."""
     radius, (height, width, _) = len(weight) // 2, x.shape
     x = np.pad(x, ((radius, radius), (radius, radius), (0, 0)))
     taps = np.ndindex(weight.shape[:2])
@@ -297,7 +297,7 @@ def convolve(x, weight):
 
 
 def convolve_up(x, weight):
-    """Transposed 5×5 convolution: input i adds to output 2i + k − 2 with tap k."""
+    """Transposed 5×5 convolution. With tap k, input i adds to output 2i + k − 2."""
     height, width, _ = x.shape
     out = np.zeros((2 * height + 4, 2 * width + 4, weight.shape[-1]), x.dtype)
     for ky, kx in np.ndindex(5, 5):
@@ -306,7 +306,7 @@ def convolve_up(x, weight):
 
 
 def shuffle(x, factor):
-    """Pixel shuffle: channel c·f² + i·f + j goes to channel c at the place (i, j) of an f×f square."""
+    """Pixel shuffle: channel c·f² + i·f + j goes to channel c at position (i, j) of an f×f square."""
     height, width, channels = x.shape
     x = x.reshape(height, width, channels // factor**2, factor, factor).transpose(0, 3, 1, 4, 2)
     return x.reshape(height * factor, width * factor, -1)
@@ -341,7 +341,7 @@ def hyper_synthesis(model, z, quality):
 
 
 class Kind(NamedTuple):
-    """Cells of one network: its channels, and for each convolution its name and (tap, dy, dx, channels read)."""
+    """The cells that share a network: their channels, and the name and (tap, dy, dx, channels) of each convolution."""
 
     channels: slice
     convolutions: list[tuple[str, list[tuple[int, int, int, slice]]]]
@@ -376,7 +376,7 @@ def schedule(name, M, height, width):
             (tap, dy, dx, quarters[other])
             for tap, (dy, dx) in enumerate(taps)
             for other in range(4)
-            # The pass in which that quarter of that neighbour is coded.
+            # The left side is the pass in which this quarter of this neighbour is coded.
             if (g ^ p) ^ (2 * (dy % 2) + dx % 2) ^ other < p
         ]
         kinds.append(Kind(quarters[g], [(f"convolutions.{p - 1}", reads)] if p else []))
@@ -385,7 +385,7 @@ def schedule(name, M, height, width):
 
 
 def network(w, kind, K):
-    """Fixed-point layers of a kind, from the context's weights: only those that its cells use count for s."""
+    """The fixed-point layers of a kind of cells. Only the weights that these cells use determine s."""
     convolutions = []
     for name, reads in kind.convolutions:
         matrix = np.concatenate([w[f"{name}.weight"][:, channels, tap].T for tap, _, _, channels in reads])
@@ -397,7 +397,7 @@ def network(w, kind, K):
 
 
 def cell_parameters(layers, kind, features, y_hat, rows, columns):
-    """Parameters (n, K·channels) of the cells at some positions, in units; ŷ has a margin of 3."""
+    """Parameters (n, K·channels) of the cells at some positions, in units. `y_hat` has a margin of 3."""
     convolutions, join, hidden, last = layers
     sums = features[rows, columns]
     if convolutions:
@@ -440,14 +440,14 @@ def decode_latent(model, stream, psi):
             read = stream.note([stream.y_symbol(*pair) for pair in zip(indices[0], indices[-1], strict=True)])
             symbols.append(read)
             done.append((rows, columns, kind.channels, read.reshape(mu.shape).astype(np.float32) + mu))
-        # Cells of one pass do not see each other.
+        # Cells of one pass do not depend on each other.
         for rows, columns, channels, values in done:
             y_hat[rows + 3, columns + 3, channels] = values
     return y_hat[3:-3, 3:-3], np.concatenate(symbols)
 
 
 class Parsed(NamedTuple):
-    """Everything exact that a file gives: the symbols in coding order, and ŷ."""
+    """The exact contents of a file: the symbols in coding order, and ŷ."""
 
     header: Header
     z: np.ndarray
@@ -456,7 +456,7 @@ class Parsed(NamedTuple):
 
 
 def parse(data, model):
-    """Read a file to its last bit."""
+    """Read a whole file, up to the picture."""
     header, data = read_container(data)
     check_header(header, data, model)
     height, width = -(-header.height // 64), -(-header.width // 64)
@@ -569,7 +569,7 @@ def learned_pixels(parsed, model):
 
 
 def with_extras(image, header):
-    """The picture with alpha and metadata; a colour image becomes grey if the header says so."""
+    """The picture with alpha and metadata. A colour picture becomes grey if the header says so."""
     if header.grey and image.mode == "RGB":
         grey = np.array(image).astype(int) @ [19595, 38470, 7471] + 32768 >> 16
         image = Image.fromarray(grey.astype(np.uint8))
@@ -586,7 +586,7 @@ def with_extras(image, header):
 
 
 def read_image(data, name, modes, header):
-    """A PNG or WebP file of the picture's size."""
+    """Read a PNG or WebP file, which must have the size of the picture."""
     try:
         image = Image.open(io.BytesIO(data), formats=[name])
         require(image.mode in modes, f"the mode must be one of {modes}, not {image.mode}")
@@ -599,7 +599,7 @@ def read_image(data, name, modes, header):
 
 
 def decode(data, model=None):
-    """The picture of a file; a lossless body needs no model."""
+    """The picture of a file. A lossless body needs no model."""
     header, body = read_container(data)
     if header.kind == WEBP:
         require(body[12:16] == b"VP8L", "the WebP file must be a simple lossless one")
@@ -612,7 +612,7 @@ def decode(data, model=None):
 
 
 def inflate(data):
-    """A block of metadata."""
+    """Inflate a block of metadata."""
     inflater = zlib.decompressobj()
     try:
         block = inflater.decompress(data, INFLATED_MAX)

@@ -1,4 +1,4 @@
-"""The ablation benchmark: each answer is the model it is called, and differences between curves are what they say."""
+"""The ablation benchmark: each answer trains the model of its name, and differences between curves are right."""
 
 import sys
 from pathlib import Path

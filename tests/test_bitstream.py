@@ -1,4 +1,4 @@
-"""The container: it carries what it was given, and nothing else is ever taken for a picture."""
+"""The container: it returns exactly the data that it was given, and no other file decodes to a picture."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ from agvae.models.context import CONTEXTS
 from agvae.quality import EXTRA_LEVELS, QUALITY_STEPS
 
 SECONDS = 1
-"""Of processor time, within which any file is refused."""
+"""The processor time within which a bad file is refused."""
 
 MEBIBYTE = 2**20
 
@@ -37,7 +37,7 @@ lossless = {"fingerprint": st.just(b""), "quality": st.just(0), "kind": st.sampl
 
 
 def headers_of(**fields):
-    """Headers with these fields; the others have their defaults."""
+    """Headers with these fields, and defaults for all others."""
     return st.fixed_dictionaries(fields).map(lambda values: Header(**values))
 
 
@@ -57,7 +57,7 @@ def codec(tiny_model):
 
 @pytest.fixture
 def contextual(tiny_config):
-    """A codec with a context, whose order goes through the whole picture from the first pass on."""
+    """A codec with a context. Its first pass already covers the whole picture."""
     tiny_config["context"]["name"] = "checkerboard"
     return Codec(model_file.from_model(lively_model(tiny_config)))
 
@@ -68,7 +68,7 @@ def image(photo):
 
 
 def forge(codec, image, quality=1024, **fields):
-    """A file whose checksum is right, whatever is in its header."""
+    """A file with these fields in its header and a right checksum."""
     header = unpack(codec.compress(image, quality=0, lossless=False)).header._replace(quality=quality, **fields)
     with torch.inference_mode():
         y_bar = codec.model.scale(codec.analyze(image).y, quality / 1024)
@@ -97,7 +97,7 @@ def test_every_cut_and_every_addition_is_an_error(header, stream):
 
 @given(st.sampled_from([b"", b"AGV\1", b"AGV\2", b"AGV\2\0\0", b"AGV\2\0\1"]), st.binary(max_size=60))
 def test_whatever_unpacks_packs_to_the_same_bytes(start, noise):
-    """No two files hold the same: a flipped bit cannot hide in how a number is written."""
+    """No two files have the same content, so a flipped bit cannot hide in the notation of a number."""
     data = start + noise
     try:
         header, stream = unpack(data)
@@ -114,7 +114,7 @@ def test_whatever_unpacks_packs_to_the_same_bytes(start, noise):
     st.booleans(),
 )
 def test_the_header_of_a_plain_picture_is_small(width, height, quality, grey, extended):
-    """At any size that a decoder takes, and any quality of any model."""
+    """This holds at every size that a decoder accepts, and at every quality of every model."""
     header = Header(b"abcd", width, min(height, MAX_PIXELS // width), quality, grey, extended=extended)
     for length in (10, 2**34):
         assert len(header.to_bytes()) + len(bitstream._to_varint(length)) <= bitstream.HEADER_MAX
@@ -128,7 +128,7 @@ def test_headers_that_differ_start_different_checksums(one, other):
 
 @given(of_version_1, st.binary(max_size=40))
 def test_a_file_that_version_1_can_hold_is_of_version_1(header, stream):
-    """So that older programs read it, too."""
+    """Older programs can then read it."""
     assert pack(header, stream)[3] == 1
 
 
@@ -200,7 +200,7 @@ def test_what_is_wrong_with_a_container_is_said_in_one_line(data, message):
 
 @pytest.mark.parametrize("context", ["none", "checkerboard"])
 def test_no_flipped_bit_gives_a_picture(tiny_config, image, context):
-    """Not one, of all bits of a file: the checksum covers header and symbols."""
+    """This holds for every bit of a file, because the checksum covers header and symbols."""
     tiny_config["context"]["name"] = context
     codec = Codec(model_file.from_model(lively_model(tiny_config)))
     data = codec.compress(image, quality=0.75, lossless=False)
@@ -235,7 +235,7 @@ def test_every_cut_of_a_file_is_an_error(codec, image):
 
 
 def test_a_header_on_another_files_stream_is_an_error(codec, image):
-    """Even where all symbols decode: of two pictures of one padded size, or of one picture at two qualities."""
+    """It is an error even if all symbols decode, as for pictures of one padded size or two qualities of a picture."""
     data = codec.compress(image, quality=1, lossless=False)
     header, stream = unpack(data)
     for change in ({"width": 63}, {"height": 50}, {"quality": header.quality + 1}, {"grey": True}):
@@ -355,7 +355,7 @@ def test_alpha_over_pillows_own_limit_comes_back(monkeypatch):
 
 
 def cheapest_z(codec, positions):
-    """Each channel's likeliest symbol at every position."""
+    """The most probable symbol of each channel at every position."""
     tables = codec.latent_codec.tables
     rows = zip(tables.z_start, tables.z_start[1:], tables.z_offset, strict=False)
     best = [np.diff(tables.z[start:stop]).argmax() + offset for start, stop, offset in rows]
@@ -384,10 +384,10 @@ def only_z(codec, positions):
 @pytest.mark.parametrize("kind", ["codec", "contextual"])
 def test_hostile_files_end_soon_and_take_little_memory(request, image, name, kind):
     codec = request.getfixturevalue(kind)
-    codec.decompress(codec.compress(image, quality=0, lossless=False))  # compiles what there is to compile
+    codec.decompress(codec.compress(image, quality=0, lossless=False))  # compiles the kernels
     data = HOSTILE[name](codec)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several that wait for each other on a busy machine take processor time too
+    torch.set_num_threads(1)  # waiting threads take processor time on a busy machine
     tracemalloc.start()
     began = time.process_time()
     with pytest.raises(BitstreamError) as caught:
@@ -402,7 +402,7 @@ def test_hostile_files_end_soon_and_take_little_memory(request, image, name, kin
 
 @pytest.mark.parametrize("context", sorted(CONTEXTS))
 def test_features_are_computed_as_far_as_there_are_symbols(tiny_config, context, monkeypatch):
-    """A few kilobytes can claim to be a picture of any size, as long as z is what it most likely is."""
+    """If z has its most probable symbols, a few kilobytes can claim to be a picture of any size."""
     tiny_config["context"]["name"] = context
     codec = Codec(model_file.from_model(lively_model(tiny_config)))
     computed, h_s = [], codec.model.h_s.forward
@@ -434,7 +434,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_resident_memory_stays_where_it_was(tiny_config, image, tmp_path):
-    """Torch's memory too, which the interpreter does not see."""
+    """This includes torch's memory, which tracemalloc does not count."""
     tiny_config["context"]["name"] = "checkerboard"
     model = model_file.from_model(lively_model(tiny_config))
     model.save(tmp_path / "model.safetensors")

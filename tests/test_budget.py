@@ -1,4 +1,4 @@
-"""A budget of time: the learning rate falls over it, a resumed run goes on with the rest, and all ranks agree."""
+"""A time budget: the learning rate falls over it, a resumed run has the rest of it, and all ranks agree."""
 
 import math
 import os
@@ -28,7 +28,7 @@ MULTISTEP = {"name": "multistep", "warmup_steps": 0, "total_steps": None, "miles
 
 
 def rate(scheduler: dict, step: int, share: float, length: float) -> float:
-    """The factor of the learning rate at a step and a share of the time."""
+    """The factor of the learning rate at a step and at a share of the time."""
     optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0} for _ in range(2)])
     return build_scheduler(scheduler, optimizer, lambda: length, lambda: share).lr_lambdas[0](step)
 
@@ -60,11 +60,11 @@ def test_times_that_are_none_are_refused(wrong):
         seconds(wrong)
 
 
-# --- whole runs, by a clock that a test moves
+# --- whole runs, with a clock that the test moves
 
 
 class Clock(Callback):
-    """A clock that moves by `tick` seconds in each step, and the learning rates of the steps."""
+    """A clock that moves by `tick` seconds in each step. It also records the learning rate of each step."""
 
     def __init__(self, tick: float = 2.0):
         self.now, self.tick, self.rates = 1000.0, tick, []
@@ -76,7 +76,7 @@ class Clock(Callback):
 
 @pytest.fixture
 def clock(monkeypatch, inject):
-    """Runs that `train` starts go by this clock."""
+    """The clock of the runs that `train` starts."""
     clock = Clock()
     monkeypatch.setattr(Budget.__init__, "__defaults__", (lambda: clock.now,))
     inject(clock)
@@ -141,7 +141,7 @@ def test_everything_from_the_start_of_fit_counts(tmp_path, clock, inject):
 
 
 def ranks(count: int, seconds: float, paces: list[float], steps: int) -> list[list[float]]:
-    """The shares that ranks see, whose steps take so many seconds each by their own clocks."""
+    """The share of the time at each step for each rank, and the shares sent. `paces` has each rank's seconds per step."""
     clocks = [SimpleNamespace(now=100.0 * rank) for rank in range(count)]
     budgets = [Budget(seconds, clock=lambda c=c: c.now) for c in clocks]
     seen, sent = [[] for _ in range(count)], []

@@ -1,4 +1,4 @@
-"""Places where a model's answer is broken get a calmer picture, and nothing else does."""
+"""The encoder blurs the picture where the latent of a model is broken, and nowhere else."""
 
 import numpy as np
 import pytest
@@ -46,8 +46,8 @@ def test_a_photo_stays_as_it_is(name, photo):
 
 @torch.inference_mode()
 def test_only_the_places_that_are_broken_and_their_surroundings_are_blurred(tiny_model, monkeypatch):
-    """Two more places on each side are blurred, because g_a has looked at them too."""
-    monkeypatch.setattr(calming, "_BROKEN", 1.0)  # of few channels
+    """Two more places on each side are blurred, because g_a reads them too."""
+    monkeypatch.setattr(calming, "_BROKEN", 1.0)  # the tiny model has few channels
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (150, 200, 3), dtype=np.uint8)
     y = torch.zeros(1, 12, 12, 16)

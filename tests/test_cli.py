@@ -30,7 +30,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, photo):
-    """A model whose pictures all are nearly the mean colour of `small_photo`: no better one takes their place."""
+    """A model that decodes everything to nearly the mean colour of `small_photo`, so the codec keeps its files."""
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     made = lively_model(TINY)
     last = made.g_s[-1]
@@ -62,7 +62,7 @@ MODEL = ("--model", "model.safetensors")
 def agvae(capsys, *arguments) -> tuple[int, str, str]:
     try:
         status = cli.main([str(a) for a in arguments])
-    except SystemExit as stop:  # argparse's
+    except SystemExit as stop:  # argparse ends the program
         status = stop.code
     return status, *capsys.readouterr()
 
@@ -72,7 +72,7 @@ def command(*arguments) -> list[str]:
 
 
 def contents(folder) -> dict:
-    """All paths below a folder, with the bytes of those that are files."""
+    """All paths below a folder, with the bytes of each file."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 

@@ -20,7 +20,7 @@ __all__ = ["folder", "model"]
 
 @pytest.fixture
 def photos(folder, photo):
-    """A folder of photos at several depths, beside what is no photo."""
+    """A folder with photos at several depths, and files that are no photos."""
     for place in ("photos/a.png", "photos/deep/er/a.jpg", "photos/deep/b.webp"):
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +277,7 @@ def test_commands_around_training_say_what_is_wrong_in_their_own_words(folder, c
 
 
 def test_a_reader_that_leaves_early_is_no_error(folder):
-    """As `agvae info *.agv | head -1` does."""
+    """An example is `agvae info *.agv | head -1`."""
     done = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$@" | head -1', "bash", *command("info", *["photo.agv"] * 50)],
         capture_output=True,

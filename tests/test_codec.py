@@ -1,4 +1,4 @@
-"""Properties of the codec: real bytes that give the model's own picture back, at every quality and size."""
+"""Properties of the codec: its files decode to the model's own picture, at every quality and size."""
 
 import io
 
@@ -32,7 +32,7 @@ def codec(tiny_model):
 
 
 def own_picture(model, image, quality):
-    """The model's evaluation pass on the picture, padded and cropped as the codec does."""
+    """The output of the model in evaluation mode, padded and cropped as in the codec, and its bits."""
     x = np.array(image)
     pad = [(0, -x.shape[0] % 64), (0, -x.shape[1] % 64), (0, 0)]
     padded = torch.from_numpy(np.pad(x, pad, mode="edge")).permute(2, 0, 1)[None] / 255
@@ -66,7 +66,7 @@ def assert_own_picture_at_own_rate(codec, model, photo):
         data = codec.compress(image, quality=quality, lossless=False)
         expected, bits = own_picture(model, image, quality)
         decoded = np.array(codec.decompress(data)).astype(float)
-        # Where sums are rounded in another order a pixel on the edge may take the other side.
+        # Sums in another order are rounded differently, so a value near a threshold may differ by one.
         assert np.abs(decoded - expected).max() <= 1
         assert (decoded != expected).mean() < 1e-3
         assert codec.estimate(image, quality=quality) == pytest.approx(bits, rel=1e-3)
@@ -75,7 +75,7 @@ def assert_own_picture_at_own_rate(codec, model, photo):
 
 
 def test_every_quality_is_coded_as_the_stream_says(codec, photo):
-    """A quality between two fixed-point steps gives the bytes and the picture of the step."""
+    """A quality between two fixed-point steps gives the bytes and the picture of the nearest step."""
     image = photo.crop((0, 0, 130, 70))
     for quality in (0.3, 1.23456789, 1.99999):
         data = codec.compress(image, quality=quality, lossless=False)

@@ -1,4 +1,4 @@
-"""HEIC and JPEG XL, external programs (tests/codec_programs.py stands in for them), and the search for a rate."""
+"""HEIC and JPEG XL, external programs (replaced by tests/codec_programs.py), and the search for a rate."""
 
 import os
 import stat
@@ -30,7 +30,7 @@ def write_program(path, text):
 
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
-    """Where temporary folders are made."""
+    """The folder in which temporary folders are made."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -39,7 +39,7 @@ def scratch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def programs(tmp_path, scratch, monkeypatch):
-    """A folder as VTM's sources have it, all programs in its bin, the only thing on PATH."""
+    """A folder laid out like VTM's sources. Its bin holds all programs and is all of PATH."""
     folder = tmp_path / "vtm" / "bin"
     folder.mkdir(parents=True)
     text = (ROOT / "tests/codec_programs.py").read_text()
@@ -58,7 +58,7 @@ def empty_path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def failing(tmp_path, scratch):
-    """Makes settings for BPG whose encoder is a shell script."""
+    """Makes BPG codecs whose programs are a shell script."""
 
     def make(script, **settings):
         for name in BPGCodec.programs:
@@ -69,7 +69,7 @@ def failing(tmp_path, scratch):
 
 
 def colours(step):
-    """A picture of all colours on a grid that has 0 and 255 in it, (N, N, 3)."""
+    """A picture with all colours of a grid that includes 0 and 255, (n, n², 3) for n values."""
     values = np.unique(np.r_[np.arange(0, 256, step), 255]).astype(np.uint8)
     return np.stack(np.meshgrid(values, values, values), -1).reshape(len(values), -1, 3)
 
@@ -104,7 +104,7 @@ def test_chroma_samples_lie_amid_their_four_pixels():
     np.testing.assert_array_equal(np.stack([cb, cr], -1), blocks[::2, ::2, 1:])
     ramp = np.add.outer(20 * np.arange(12), 30 * np.arange(16)).astype(np.uint16)
     planes = np.stack([ramp] * 3, -1)
-    inner = np.s_[1:-1, 1:-1]  # at the border there is nothing to interpolate with
+    inner = np.s_[1:-1, 1:-1]  # the border has no neighbours for interpolation
     np.testing.assert_array_equal(upsample(*subsample(planes))[inner], planes[inner])
 
 
@@ -129,7 +129,7 @@ def test_vvenc_loses_only_chroma_resolution(programs, scratch, photo):
     decoded = codec.decode(codec.encode(picture, 0))
     assert decoded.size == picture.size
     luma = [rgb_to_ycbcr(np.asarray(image), 10)[..., 0].astype(int) for image in (picture, decoded)]
-    assert np.abs(luma[0] - luma[1]).mean() < 6  # out-of-gamut colours are clipped
+    assert np.abs(luma[0] - luma[1]).mean() < 6  # colours outside the gamut are clipped
     assert evaluation.psnr(picture, decoded) > 30
     assert not list(scratch.iterdir())
 
@@ -167,7 +167,7 @@ def test_raw_video_of_the_wrong_size_is_an_error(programs, photo):
 
 
 def test_wrong_options_are_refused_by_the_stand_in(programs, photo, monkeypatch):
-    """So that the tests above say something about the options that are given."""
+    """Without this, the tests above would not check the options."""
     monkeypatch.setattr("agvae.evaluation.external._BITS", 8)
     for codec in (VTMCodec(), VVenCCodec()):
         with pytest.raises(CodecError, match="invalid choice"):
@@ -219,7 +219,7 @@ def test_a_missing_package_is_named_with_how_to_get_it(name, package, monkeypatc
 
 
 def test_heic_keeps_the_resolution_of_colours(photo):
-    """4:4:4: stripes of two colours, a pixel wide, come back."""
+    """With 4:4:4, stripes of two colours, one pixel wide, survive."""
     stripes = np.empty((64, 64, 3), np.uint8)
     stripes[:, ::2], stripes[:, 1::2] = (200, 60, 60), (20, 120, 90)
     coded = classical_codec("heic").encode(Image.fromarray(stripes), 95)
@@ -227,7 +227,7 @@ def test_heic_keeps_the_resolution_of_colours(photo):
 
 
 class Ladder:
-    """A codec whose files have given sizes in bytes; decodes to a picture of the size of the file's grey."""
+    """A codec whose files have the given sizes in bytes. The red of a decoded picture is the size of its file."""
 
     name = "ladder"
 

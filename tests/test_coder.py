@@ -1,4 +1,4 @@
-"""What the coder writes is short, exact, documented, and never misread."""
+"""The coder's streams are short, exact, as documented, and never misread."""
 
 import zlib
 from itertools import pairwise
@@ -20,7 +20,7 @@ LARGEST = SYMBOL_LIMIT - 1
 
 
 def draw(form, n, seed=0, mean_index=20):
-    """Symbols of y as their densities make them, with the indices of either side."""
+    """Symbols of y drawn from their densities, with the scale indices of both sides."""
     rng = np.random.default_rng(seed)
     left = np.minimum(rng.exponential(mean_index, n), len(SCALES) - 1).astype(np.uint8)
     right = left if form == "symmetric" else np.roll(left, 1)
@@ -122,7 +122,7 @@ def test_cost_is_that_of_the_tables_masses():
 def test_savings_are_differences_of_cost(form):
     tables = TABLES[form]
     y, left, right = draw(form, 600, mean_index=60)
-    y[:20] = np.arange(-2000, 2000, 200) + 1  # past the tables
+    y[:20] = np.arange(-2000, 2000, 200) + 1  # outside the tables
     y, left, right = (array[y != 0] for array in (y, left, right))
     saved = savings_y(tables, y, left, right)
     for i, symbol in enumerate(y):
@@ -148,7 +148,7 @@ def test_lowered_symbols_are_one_step_nearer_to_zero_and_nothing_else_changes():
 
 
 def by_the_book(tables, data, n_z, left, right):
-    """A decoder in plain Python from the module's docstring alone."""
+    """A decoder in plain Python, written from the docstring of the module alone."""
     width = next(b for b in (5, 6, 7, 8) if (len(data) - b) % 4 == 0)
     state = int.from_bytes(data[:width], "little")
     words = [int.from_bytes(data[i : i + 4], "little") for i in range(width, len(data), 4)]
@@ -217,7 +217,7 @@ def test_the_stream_is_as_documented(form):
 
 
 def small_tables():
-    """Two scales and one channel, written by hand: no floating point takes part."""
+    """Tables of two scales and one channel, written by hand, so that they do not depend on floating point."""
     return Tables(
         form="half_mass",
         scales=np.array([0.5, 2.0]),
@@ -306,7 +306,7 @@ def test_wrong_arguments_are_refused():
 
 
 def test_streams_are_as_long_as_constrictions():
-    """constriction's ANS coder with the same masses, entry by entry; the first state, our checksum, is 4 bytes."""
+    """constriction's ANS coder gets the same masses, entry by entry. Our first state, the checksum, takes 4 bytes."""
     tables = TABLES["half_mass"]
     y, left, right = draw("half_mass", 4000, mean_index=30)
     ours = encode(tables, np.zeros((3, 0), np.int32), (y, left, right))

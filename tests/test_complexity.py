@@ -44,7 +44,7 @@ def test_parts_hold_every_parameter_once(tiny_config, context):
 
 
 def test_flops_of_convolutions_are_twice_the_products_written_out(tiny_config):
-    # minnen2018's h_a on 12 × 12 × 4: 3×3 from 12 to 8, then two of 5×5 and stride 2 from 8 to 8.
+    # h_a of minnen2018 on a 12 × 4 map: a 3×3 layer from 12 to 8 channels, then two 5×5 layers of stride 2 from 8 to 8.
     products = 12 * 4 * 9 * 12 * 8 + 6 * 2 * 25 * 8 * 8 + 3 * 1 * 25 * 8 * 8
     h_a = part_costs(tiny_config, 192, 64)["h_a"]
     assert (h_a.flops, h_a.macs) == (2 * products, products)

@@ -1,5 +1,6 @@
-"""The facts and inputs of CompressAI's own tests of GDN, MaskedConv2d, EntropyBottleneck and GaussianConditional, held
-against our counterparts. docs/baselines.md lists them."""
+"""CompressAI's own tests of GDN, MaskedConv2d, EntropyBottleneck and GaussianConditional, applied to our counterparts.
+
+docs/baselines.md lists them."""
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def gaussian() -> AGVAE:
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_a_fresh_gdn_normalises_each_channel_by_itself(inverse):
-    """x / √(1 + 0.1·x²), and its inverse multiplies; the gradient has the shape of x."""
+    """GDN is x / √(1 + 0.1·x²), and its inverse multiplies. The gradient has the shape of x."""
     gdn = GDN(32, inverse)
     x = torch.rand(1, 32, 16, 16, requires_grad=True)
     y = gdn(x)
@@ -49,7 +50,7 @@ def test_a_fresh_gdn_normalises_each_channel_by_itself(inverse):
 
 @pytest.mark.parametrize(("inputs", "outputs", "reach"), [(1, 3, 2), (3, 1, 1), (3, 3, 3)])
 def test_a_masked_convolution_reads_what_comes_before_in_raster_order(inputs, outputs, reach):
-    """Mask A: all rows above, and in the same row all columns to the left; the same for all channels."""
+    """Mask A reads all rows above, and the columns to the left in the same row. It is the same for all channels."""
     side = 2 * reach + 1
     taps = [tap for tap in RasterOrder.TAPS if max(map(abs, tap)) <= reach]
     convolution = TapConv(inputs, outputs, side, taps)
@@ -99,7 +100,7 @@ def test_the_loss_of_the_quantiles_is_a_scalar():
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_the_gaussian_gives_a_probability_to_each_element(gaussian, centred):
-    """In training on noisy values, in coding on symbols around the means."""
+    """Training takes it at noisy values, coding at symbols around the means."""
     x, scales = torch.rand(MAP), torch.rand(MAP)
     means = torch.zeros(MAP) if centred else torch.rand(MAP)
     parameters = Parameters(means, scales, scales)
@@ -111,7 +112,7 @@ def test_the_gaussian_gives_a_probability_to_each_element(gaussian, centred):
 
 
 def test_scales_are_bounded_from_below_rather_than_refused(gaussian):
-    """CompressAI refuses tables of scales that do not rise from above 0; ours are bounded in the model."""
+    """CompressAI refuses tables whose scales do not rise from above 0. Our model bounds its scales instead."""
     _, sigma, _ = gaussian.split(torch.stack([torch.tensor([0.0, -1.0, 2.0]), torch.zeros(3)]), dim=0)
     torch.testing.assert_close(sigma, torch.tensor([0.11, 0.11, 2.0]))
     y = torch.arange(-400.0, 401.0)

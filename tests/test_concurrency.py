@@ -1,4 +1,4 @@
-"""One codec in several threads, in processes that it was pickled for, and in the child of a fork."""
+"""One codec works in several threads, in processes that unpickle it, and in the child of a fork."""
 
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ def test_threads_that_share_a_codec_get_the_bytes_and_pictures_that_each_gets_al
 
 
 def test_threads_that_share_a_latent_get_the_same_bytes(crops):
-    fixed_rate = TINY | {"gain": {"name": "none", "levels": 1}}  # whose ȳ is the latent itself
+    fixed_rate = TINY | {"gain": {"name": "none", "levels": 1}}  # without gains, ȳ is the latent itself
     codec = Codec(model_file.from_model(lively_model(fixed_rate)))
     latent = codec.analyze(crops[0])
     alone = codec.compress(crops[0], quality=0)

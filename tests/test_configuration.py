@@ -1,4 +1,4 @@
-"""The schema of the configuration: it takes all of conf/, refuses every slip in one line, and documents itself."""
+"""The schema of the configuration: it accepts all of conf/, refuses every mistake in one line, and is documented."""
 
 import copy
 import inspect
@@ -38,7 +38,7 @@ def composed(*overrides: str, name: str = "train") -> dict:
 
 
 def refusal(schema, config: dict) -> str:
-    """The one line with which a configuration is refused."""
+    """The message that refuses this configuration."""
     with pytest.raises(ConfigError) as refused:
         checked(schema, config)
     assert "\n" not in str(refused.value)
@@ -122,7 +122,7 @@ def changed(config: dict, key: str, value) -> dict:
 
 
 def said(function, *arguments) -> str:
-    """The message with which a configuration is refused, empty if it is not; any other error is a fault."""
+    """The message that refuses a configuration, or "" if it is accepted. Any other error fails the test."""
     try:
         function(*arguments)
     except ConfigError as error:
@@ -131,7 +131,7 @@ def said(function, *arguments) -> str:
 
 
 def build(config: dict, run_dir: Path) -> None:
-    """Everything that a run makes of its configuration before it reads a picture."""
+    """Build everything that a run builds from its configuration before it reads a picture."""
     checked(Training, config)
     engine._check(config)
     resume.load_checkpoint(config["ckpt_path"], run_dir)
@@ -232,7 +232,7 @@ def laid_over(saved: list[str], given: list[str]) -> dict:
 def test_a_resumed_run_goes_on_with_its_own_configuration():
     saved = [*SMALL, "scheduler=wsd", "scheduler.decay_share=0.4", "trainer.max_steps=7", "data.batch_size=3"]
     assert laid_over(saved, ["ckpt_path=last"]) == composed(*saved, "ckpt_path=last")
-    # Also a value that is the default counts if it is given.
+    # A given value counts even if it is the default.
     given = ["ckpt_path=last", "trainer.max_steps=100000", "optimizer.lr=1e-5"]
     assert laid_over(saved, given) == composed(*saved, *given)
     assert (

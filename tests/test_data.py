@@ -43,7 +43,7 @@ def write_image(path: Path, height: int = 96, width: int = 128, seed: int = 0) -
 
 
 def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:2000])  # the header stays whole
+    path.write_bytes(path.read_bytes()[:2000])  # the header is complete
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_a_disk_cache_is_made_once_for_all_runs_and_anew_for_a_file_that_changed
         return len(calls)
 
     once = decoded()
-    assert once == 9  # one of ten is held out
+    assert once == 9  # one of the ten is held out
     assert decoded() == 0
     write_image(folder / "4.png", 100, 200)
     calls.clear()
@@ -330,7 +330,7 @@ def test_those_who_need_one_disk_cache_at_once_build_it_once_also_after_one_that
     left = cache / f"building-{fingerprint(paths)}-0"
     left.mkdir(parents=True)
     (left / "pixels.u8").write_bytes(b"half")
-    with ThreadPoolExecutor() as pool:  # each opens the lock for itself, as a process does
+    with ThreadPoolExecutor() as pool:  # each thread opens the lock itself, as a process does
         built = list(pool.map(lambda _: DiskImages(paths, cache), range(4)))
     assert sorted(calls) == paths
     assert sorted(path.name for path in cache.iterdir()) == [fingerprint(paths), f"{fingerprint(paths)}.lock"]
@@ -476,7 +476,7 @@ def test_a_folder_that_vanishes_stops_training_with_a_clear_error(folder):
 
 
 class Recorder(LightningModule):
-    """A model that notes what it is shown."""
+    """A model that records the batches that it gets."""
 
     def __init__(self):
         super().__init__()
@@ -533,7 +533,7 @@ def test_resuming_by_epochs_shows_exactly_the_batches_of_the_uninterrupted_run(f
 
 
 class SaveThenFail(Callback):
-    """Writes a checkpoint in the callback of batch `at`, as ModelCheckpoint does, and breaks two batches later."""
+    """Writes a checkpoint after batch `at`, as ModelCheckpoint does, and fails two batches later."""
 
     def __init__(self, at, path):
         self.at, self.path = at, path
@@ -636,7 +636,7 @@ def test_downloaded_files_are_whole_and_fetched_once(server, tmp_path):
     target = tmp_path / "new" / "kodak"
     download(target, sums, server)
     assert sorted(path.name for path in target.iterdir()) == ["one.png", "two.png"]
-    download(target, sums, "http://127.0.0.1:9")  # nothing is asked for
+    download(target, sums, "http://127.0.0.1:9")  # nothing is requested from this address
 
 
 def test_a_file_with_a_wrong_sum_is_refused_and_leaves_nothing(server, tmp_path):

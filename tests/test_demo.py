@@ -176,7 +176,7 @@ def test_a_space_says_what_it_needs(space):
     data = hub.SpaceCard((space / "README.md").read_text()).data
     assert (data.sdk, data.app_file) == ("gradio", "app.py")
     assert data.sdk_version == importlib.metadata.version("gradio")
-    assert len(data.short_description) <= 60  # more is refused
+    assert len(data.short_description) <= 60  # the Hub refuses longer ones
     lines = (space / "requirements.txt").read_text().splitlines()
     assert all("==" in line and "+" not in line for line in lines)
     compile((space / "app.py").read_text(), "app.py", "exec")
@@ -207,7 +207,7 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.mark.slow
 def test_a_space_runs_as_it_is(space, tmp_path):
-    # Of the dependencies of agvae, those that are not in requirements.txt are hidden.
+    # Dependencies of agvae that are not in requirements.txt are hidden.
     (tmp_path / "sitecustomize.py").write_text(_BLOCKER.format(blocked=["hydra", "wandb", "bjontegaard"]))
     environment = {"PYTHONPATH": str(tmp_path), "GRADIO_SERVER_NAME": "127.0.0.1"}
     with served(tmp_path, "app.py", cwd=space, **environment) as address, urllib.request.urlopen(address) as page:
@@ -222,7 +222,7 @@ def test_a_space_runs_as_it_is(space, tmp_path):
 
 @contextmanager
 def served(folder: Path, *command: str, cwd: Path = ROOT, **environment: str):
-    """The address of a page while its command runs; at its end the files of the page are gone."""
+    """Run the command of a page and give its address. At the end, the temporary files must be gone."""
     (folder / "tmp").mkdir(exist_ok=True)
     environment = {**os.environ, "TMPDIR": str(folder / "tmp"), **environment}
     with open(folder / "log", "w+") as log:
@@ -253,7 +253,7 @@ def address(tmp_path_factory):
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium to look with")
+        pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -262,7 +262,7 @@ def browser():
 
 @contextmanager
 def opened(browser, address, width=1366, height=768):
-    """A tab with the page, whose numbers are there; the page loads nothing from elsewhere and logs no error."""
+    """A tab with the page and its numbers. The page must load nothing from other addresses and log no error."""
     context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
     tab = context.new_page()
     tab.set_default_timeout(120_000)
@@ -279,7 +279,7 @@ def opened(browser, address, width=1366, height=768):
 
 
 def numbers(tab, rows=1, other_than=None):
-    """The cells of the table once it has so many rows, all measured, and the first differs from `other_than`."""
+    """The cells of the table. Waits until it has `rows` measured rows and the first one differs from `other_than`."""
     tab.wait_for_function(
         """([rows, old]) => {
             const found = [...document.querySelectorAll("#numbers tr")].slice(1).map(row => row.innerText);
@@ -393,6 +393,6 @@ def test_the_page_fits_the_screen(browser, address, width, height, theme):
     with opened(browser, f"{address}?__theme={theme}", width, height) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         slider, picture = (tab.locator(name).bounding_box() for name in ("#rate", "#wipe-model"))
-        for box in (slider, picture):  # both are seen while the slider moves
+        for box in (slider, picture):  # both are visible while the slider moves
             assert box["y"] >= 0
             assert box["y"] + box["height"] <= height

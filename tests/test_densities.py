@@ -49,7 +49,7 @@ def test_equal_scales_give_the_gaussian(form):
 
 @pytest.mark.parametrize("form", ASYMMETRIC_FORMS)
 def test_tails_keep_their_precision_on_both_sides(form):
-    """Differences of Φ are 0 in float32 past 6σ; the survival function is good to 12σ."""
+    """In float32, differences of Φ are 0 beyond 6σ. The survival function is accurate up to 12σ."""
     y = torch.tensor([-12.0, 12.0])
     p = likelihood(y, 0 * y, torch.ones(()), torch.ones(()), form)
     expected = norm.sf(11.5) - norm.sf(12.5)

@@ -1,4 +1,4 @@
-"""Nothing is imported that pyproject.toml does not declare, and the package works without its extras."""
+"""The package imports only what pyproject.toml declares, and works without its extras."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ SOURCES = {
 } | {name: ROOT / f"{name}.py" for name in ("train", "evaluate")}
 
 OWNERS = metadata.packages_distributions()
-"""The distributions that bring each name that can be imported."""
+"""The distributions that provide each importable name."""
 
 NEEDS = {
     "agvae.demo": "demo",
@@ -31,10 +31,10 @@ NEEDS = {
     "agvae.reporting.dashboard": "dashboard",
     "agvae.reporting.html": "report",
 }
-"""The modules and packages that may import what an extra installs."""
+"""The modules and packages that may import packages of an extra, and the extra."""
 
 ALL_AT_ONCE = ("agvae.demo.", "agvae.reporting.charts")
-"""Those that import it as they are loaded: others load them where they need them."""
+"""Modules that import their extra when they are loaded. Other modules import these only when they need them."""
 
 
 def normalised(name: str) -> str:
@@ -42,7 +42,7 @@ def normalised(name: str) -> str:
 
 
 def distributions(requirements: list[str]) -> set[str]:
-    """The names of requirements, such as those of `torch>=2.6`."""
+    """The names in requirements, as torch in `torch>=2.6`."""
     return {normalised(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
 
 
@@ -51,7 +51,7 @@ def extra_of(module: str) -> str | None:
 
 
 def imported(module: str) -> Iterator[str]:
-    """The top-level names that a module imports from elsewhere, anywhere in its code."""
+    """The top-level names of other packages that a module imports, anywhere in its code."""
     for node in ast.walk(ast.parse(SOURCES[module].read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -87,7 +87,7 @@ def test_every_module_loads_without_the_extras():
 
 
 GPU = ("nvidia-", "cuda-", "triton")
-"""What torch alone asks for, in the versions that it names."""
+"""Prefixes of packages that only torch requires. torch pins their versions."""
 
 
 def pins() -> dict[str, str]:
@@ -96,7 +96,7 @@ def pins() -> dict[str, str]:
 
 
 def needed(name: str, extras: set[str], found: dict[str, str]) -> None:
-    """Add the installed version of everything that a distribution needs here, and that its needs need."""
+    """Add to `found` the installed version of everything that a distribution requires here, directly or indirectly."""
     for text in metadata.requires(name) or ():
         requirement = Requirement(text)
         marker = requirement.marker

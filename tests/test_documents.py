@@ -1,5 +1,4 @@
-"""Documents, settings and scripts name only what exists: modules, files, commands and their arguments, links, targets
-of make."""
+"""Every name in documents, settings and scripts exists: modules, files, commands with arguments, links, make targets."""
 
 import ast
 import importlib
@@ -40,14 +39,14 @@ every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path:
 
 @cache
 def files() -> list[str]:
-    """Paths of the project's own files, each with a slash before it."""
+    """Paths of the project's own files, each with a leading slash."""
     folders = [path for path in ROOT.iterdir() if re.fullmatch(FOLDER, path.name)]
     found = [path for folder in folders for path in folder.rglob("*")] + [*ROOT.glob("*")]
     return [f"/{path.relative_to(ROOT)}" for path in found]
 
 
 def resolve(name: str) -> object:
-    """The module with a dotted name, or the member of one. Raises ImportError or AttributeError."""
+    """The module or member of a module with this dotted name. Raises ImportError or AttributeError."""
     parts = name.split(".")
     found: object = importlib.import_module(parts[0])
     for index, part in enumerate(parts[1:], 2):
@@ -59,7 +58,7 @@ def resolve(name: str) -> object:
 
 
 def unresolved(names: list[str]) -> list[str]:
-    """Those of the names that nothing in the package has."""
+    """The names that do not exist in the package."""
     missing = []
     for name in dict.fromkeys(names):
         try:
@@ -94,7 +93,7 @@ def test_files_that_are_named_exist(document):
 
 
 def anchors(text: str) -> set[str]:
-    """The names that GitHub gives the headings of a Markdown text."""
+    """The anchors that GitHub gives to the headings of a Markdown text."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
@@ -126,8 +125,7 @@ def test_lines_wrap_at_100_characters(document):
 
 
 def commands(text: str, program: str) -> Iterator[list[str]]:
-    """The arguments of each call of a program in a document's blocks of commands. Calls that leave something out, …,
-    do not count."""
+    """The arguments of each call of a program in the command blocks of a document, except calls with … or $."""
     for kind, block in BLOCK.findall(text):
         lines = block.replace("\\\n", " ").splitlines() if kind in ("", "console") else []
         for line in lines:
@@ -142,7 +140,7 @@ def test_calls_of_agvae_have_arguments_that_it_takes(document):
 
 
 def settings(arguments: list[str]) -> list[str]:
-    """The overrides of a call of train.py or evaluate.py; of several values for a sweep, the first."""
+    """The overrides of a call of train.py or evaluate.py. A sweep over several values gives the first."""
     overrides = [with_home(argument) for argument in arguments if not argument.startswith("-")]
     return [override if "[" in override else override.partition(",")[0] for override in overrides]
 
@@ -151,7 +149,7 @@ def settings(arguments: list[str]) -> list[str]:
 @pytest.mark.parametrize(("name", "schema"), [("train", Training), ("evaluate", Evaluation)])
 def test_calls_of_the_scripts_set_keys_that_exist(document, name, schema):
     for arguments in commands(document.read_text(), f"python {name}.py"):
-        if not any("my_parts" in argument for argument in arguments):  # those test_extending.py runs
+        if not any("my_parts" in argument for argument in arguments):  # test_extending.py runs those
             with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
                 cfg = compose(name, [*settings(arguments), "run_dir=RUN"])
             checked(schema, OmegaConf.to_container(cfg, resolve=True))
@@ -159,7 +157,8 @@ def test_calls_of_the_scripts_set_keys_that_exist(document, name, schema):
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path, photo):
-    """Those that need no other programs, no download and no minutes, with two steps to train and two qualities."""
+    """Commands that need other programs, a download or minutes are left out. Training has two steps, evaluation two
+    qualities."""
     for name in ("train.py", "evaluate.py", "conf"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "photos").mkdir()
@@ -181,7 +180,7 @@ def test_the_commands_of_the_readme_run(tmp_path, photo):
             script.append(line + quick)
         elif line.startswith("agvae ") or line.startswith("python -m agvae"):
             script.append(line.replace(" multirun ", " "))
-    script.sort(key=lambda line: line.startswith("agvae report"))  # which needs runs
+    script.sort(key=lambda line: line.startswith("agvae report"))  # it needs the runs of the other commands
     python = shlex.quote(sys.executable)
     text = re.sub(r"^agvae ", f"{python} -m agvae ", "\n".join(script), flags=re.MULTILINE)
     text = re.sub(r"^python ", f"{python} ", text, flags=re.MULTILINE)

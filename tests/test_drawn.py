@@ -1,4 +1,4 @@
-"""Drawn training pictures: a pure function of the seed, of every kind, mixed in at the share that was asked for."""
+"""Drawn training pictures: they depend only on the seed, have all kinds, and make up the configured share."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ class OneGreyImage:
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Noise in the place of drawn pictures, for whatever does not depend on what is drawn."""
+    """Noise instead of drawn pictures, for tests that do not depend on their content."""
 
     def noise(random, side):
         return random.integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -56,7 +56,7 @@ def test_the_share_of_drawn_patches_is_the_one_asked_for(cheap):
 
 
 def test_sample_numbers_alone_decide_what_is_drawn():
-    """So that a resumed run, and any number of processes, see the same patches."""
+    """A resumed run, and any number of processes, then see the same patches."""
     data, later, other = patches(0.5), patches(0.5), patches(0.5, seed=1)
     wanted = [data[number][0] for number in range(12)]
     for number in reversed(range(12)):

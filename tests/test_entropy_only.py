@@ -1,4 +1,4 @@
-"""Another entropy model for a trained codec: frozen parts, weights taken by part, and training on kept latents."""
+"""Another entropy model for a trained codec: frozen parts, weights loaded by part, and training on kept latents."""
 
 import shutil
 import sys
@@ -67,7 +67,7 @@ def weights_of(checkpoint: dict) -> dict:
 
 
 def equal(a: dict, b: dict, parts: list[str]) -> dict[str, bool]:
-    """By name of a weight of these parts, whether both have it alike."""
+    """Whether both have the same weight, by name, for the weights of these parts."""
     names = [name for name in a if name.partition(".")[0] in parts]
     return {name: name in b and torch.equal(a[name], b[name]) for name in names}
 
@@ -84,7 +84,7 @@ def codec(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(codec, tmp_path_factory) -> Path:
-    """Six steps of another entropy model on the codec's kept latents, validated after every third."""
+    """A run of six steps of another entropy model on kept latents of the codec, validated after every third step."""
     run_dir = tmp_path_factory.mktemp("trained")
     options = [*ENTROPY_ONLY, f"init_from={codec}", "latents.crops=5", "trainer.val_check_interval=3"]
     train(configure(run_dir, *options, "trainer.max_steps=6"))
@@ -147,7 +147,7 @@ def rate_module(codec, tmp_path):
         keys = ("model", "loss", "optimizer", "scheduler", "validation", "seed", "freeze")
         module = AGVAEModule(**{key: config[key] for key in keys})
         initialise(module.model, str(codec), config["init_except"])
-        module.memory_format = torch.channels_last  # noise is drawn in the order of memory
+        module.memory_format = torch.channels_last  # the order of memory decides the noise
         module.model.to(memory_format=torch.channels_last)
         data = ImageDataModule.from_config(config["data"], seed=0)
         data.setup()
@@ -158,7 +158,7 @@ def rate_module(codec, tmp_path):
 
 @pytest.fixture
 def step_loss(monkeypatch):
-    """The loss of a training step on a batch; the draws are the same in each call."""
+    """The loss of a training step on a batch, with the same random draws in each call."""
     monkeypatch.setattr("agvae.training.module.batches_done", lambda trainer: 0)
     monkeypatch.setattr("agvae.training.module.logs_after", lambda *_: False)
     monkeypatch.setattr(AGVAEModule, "trainer", None)
@@ -212,7 +212,7 @@ def test_latents_are_computed_once_and_an_interrupted_computation_goes_on(traine
     calls = []
     original = AGVAE.latent
     monkeypatch.setattr(AGVAE, "latent", lambda self, x: calls.append(len(x)) or original(self, x))
-    part.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])  # in the middle of the third of five
+    part.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])  # ends within the third of five latents
     train(configure(tmp_path / "run", *options, "latents.crops=5", "trainer.limit_val_batches=0"))
     assert calls == [3]
     assert part.read_bytes() == whole.read_bytes()

@@ -28,7 +28,7 @@ PUBLISHED = {curve.name: curve for curve in evaluation.published_curves()}
 
 
 class FakeCodec:
-    """Has agvae.Codec's methods: JPEG with another name, counting how often an image is analysed."""
+    """JPEG with the methods of agvae.Codec. It counts the calls of `analyze`."""
 
     name = "Fake AG-VAE"
     levels = 3
@@ -62,7 +62,7 @@ def curve(name, bpp, psnr, **more):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder with crops of a photo of 176×192 and 70×90 pixels, and a file that is no image."""
+    """A folder with two crops of a photo, 176×192 and 70×90 pixels, and a file that is no image."""
     from skimage import data
 
     folder = tmp_path_factory.mktemp("pictures")
@@ -80,7 +80,7 @@ def large(pictures):
 
 @pytest.fixture
 def configure(tmp_path, pictures):
-    """Composes conf/evaluate.yaml with results in tmp_path/run."""
+    """Composes conf/evaluate.yaml, with results in tmp_path/run."""
 
     def compose_config(*overrides):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -92,7 +92,7 @@ def configure(tmp_path, pictures):
 
 @pytest.fixture
 def fake_model(monkeypatch):
-    """Every checkpoint is a FakeCodec."""
+    """Makes every checkpoint a FakeCodec."""
     monkeypatch.setattr("agvae.codec.open_codec", lambda name, device: FakeCodec())
 
 
@@ -159,7 +159,7 @@ def test_ms_ssim_is_that_of_other_implementations(large):
     value = evaluation.ms_ssim(image, noisy)
     assert value == pytest.approx(ms_ssim(x, y, data_range=255).item(), abs=1e-6)
     theirs = multiscale_structural_similarity_index_measure(y, x, data_range=255.0)
-    assert value == pytest.approx(theirs.item(), abs=1e-3)  # pads images, so that borders weigh otherwise
+    assert value == pytest.approx(theirs.item(), abs=1e-3)  # torchmetrics pads images
     assert evaluation.ms_ssim(image, image) == pytest.approx(1)
 
 
@@ -209,7 +209,7 @@ def test_a_model_is_evaluated_at_all_levels_and_half_way():
 def test_the_runner_measures_whole_files_of_pixels_alone(pictures, large):
     fake = FakeCodec()
     run = evaluate_codecs([ModelCodec(fake), CLASSICAL_CODECS["webp"]], [pictures / "large.png"])
-    assert fake.analyses == 2  # one of them is the first, untimed call
+    assert fake.analyses == 2  # the first call is not timed
     assert [row["codec"] for row in run.rows] == ["Fake AG-VAE"] * 5 + ["webp"] * 11
     row = run.rows[2]
     assert row["quality"] == 1

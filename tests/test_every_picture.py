@@ -1,4 +1,4 @@
-"""Any picture codes and decodes: in no more bytes than without loss, and never worse than its mean colour."""
+"""The codec codes any picture: in at most as many bytes as lossless coding, and never worse than its mean colour."""
 
 import copy
 from functools import cache
@@ -20,7 +20,7 @@ EXTREMES = (0, 255)
 
 
 def tiled(height, width, down, across, seed, extreme):
-    """A pattern of any period, of extreme colours or of any."""
+    """A pattern of period `down` × `across`, of extreme or of random colours."""
     random = np.random.default_rng(seed)
     tile = random.choice(EXTREMES, (down, across, 3)) if extreme else random.integers(0, 256, (down, across, 3))
     return np.tile(tile, (-(-height // down), -(-width // across), 1))[:height, :width].astype(np.uint8)
@@ -40,7 +40,7 @@ pictures = st.one_of(
     st.builds(flat, sides, sides, st.tuples(*[st.integers(0, 255)] * 3)),
 )
 shares = st.sampled_from([0, 0.3, 0.7, 1])
-"""Of the range of qualities, with those past the last level."""
+"""Shares of the range of qualities, which ends past the last level."""
 
 few = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
@@ -83,7 +83,7 @@ def test_a_learned_body_holds_any_picture(name, pixels, share):
 @pytest.mark.parametrize("name", ["agvae-small-mse", "minnen2018 none", "residual none", "depthwise checkerboard"])
 @torch.inference_mode()
 def test_a_hostile_stream_that_drives_g_s_to_extremes_gives_the_same_picture_each_time(name, monkeypatch):
-    """A picture of ŷ = ±2^23 is one of numbers: NaN, if g_s makes one, has a value that the format gives it."""
+    """ŷ is ±2^23. If g_s gives NaN for it, the format defines the value of the pixel."""
     codec = codec_of(name)
     header = unpack(codec.compress(np.zeros((70, 100, 3), np.uint8), quality=0, lossless=False)).header
     generator = torch.Generator().manual_seed(0)

@@ -1,6 +1,6 @@
-"""What a stream's parse depends on is the same bit for bit however, and wherever, it is computed.
+"""Everything that parsing a stream depends on has the same bits, however and wherever it is computed.
 
-Run as a program, this file is the other machine: it decodes the files of a folder, and writes its own beside them."""
+Run as a program, this file is another machine: it decodes the files of one folder, and writes its own to another."""
 
 import copy
 import hashlib
@@ -37,14 +37,14 @@ ENVIRONMENTS = {
         "ATEN_CPU_CAPABILITY": "avx2",
         "DNNL_MAX_CPU_ISA": "AVX2",
         "OMP_NUM_THREADS": "2",
-        "OMP_WAIT_POLICY": "PASSIVE",  # on busy cores, threads that spin while they wait take a minute
+        "OMP_WAIT_POLICY": "PASSIVE",  # on busy cores, spinning threads would take a minute
     },
     "AVX-512": {"ATEN_CPU_CAPABILITY": "avx512", "OMP_NUM_THREADS": "1"},
-    # The matrix products are MKL's, which heeds neither of the others' variables.
+    # Matrix products are MKL's, which ignores the variables of the other environments.
     "MKL of AVX2": {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"},
 }
 if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-    del ENVIRONMENTS["AVX-512"]  # torch takes the variable at its word and dies of an illegal instruction
+    del ENVIRONMENTS["AVX-512"]  # torch would obey the variable and die of an illegal instruction
 
 
 def configuration(transforms="minnen2018", context="none", entropy="asymmetric"):
@@ -57,7 +57,7 @@ def configuration(transforms="minnen2018", context="none", entropy="asymmetric")
 
 
 def parse(model: AGVAE, z_symbols: torch.Tensor, quality: float) -> torch.Tensor:
-    """All entropy parameters (K, B, H·W, M) that a decoder finds when it reads certain symbols."""
+    """All entropy parameters (K, B, H·W, M) that a decoder computes while it reads some fixed symbols."""
     symbols = torch.arange(z_symbols[0, 0].numel() * 16 * model.M).view(-1, model.M) * 7919 % 13 - 6.0
     found = torch.full((3, len(z_symbols), *symbols.shape), torch.nan)
 
@@ -77,7 +77,7 @@ def some_z(batch=1, height=3, width=5):
 
 
 def digest(model: AGVAE) -> str:
-    """Of the parameters of a stream at several qualities."""
+    """The hash of the parameters of a stream at several qualities."""
     found = torch.stack([parse(model, some_z(), quality) for quality in QUALITIES])
     return hashlib.sha256(found.numpy().tobytes()).hexdigest()
 
@@ -134,7 +134,7 @@ def test_wavefronts_give_the_bits_of_raster_order(monkeypatch):
 
 
 def write_models(folder: Path) -> None:
-    """One of every kind, for all to load: made anew, random weights differ where an exponential does."""
+    """Save a model of every kind for all processes. Models made anew would differ, because exponentials differ."""
     for name in CONTEXT_NAMES:
         model_file.from_model(lively_model(configuration("depthwise", name))).save(folder / f"{name}.safetensors")
     for names in product(TRANSFORMS, CONTEXT_NAMES, ENTROPIES):
@@ -155,7 +155,7 @@ def write_files(models: Path, folder: Path) -> None:
 
 
 def differences(models: Path, folder: Path) -> list[int]:
-    """Decode a folder's files here; the largest difference of each from the picture beside it, in 8-bit levels."""
+    """Decode the files of a folder. Returns the largest difference of each from the picture beside it, in levels."""
     found = []
     for name, codec in codecs(models).items():
         for path in sorted(folder.glob(f"{name}_*.agv")):
@@ -174,7 +174,7 @@ def digests(models: Path) -> list[str]:
 
 
 def other_process(models: Path, here: Path, there: Path) -> None:
-    """Decode the files of `here`, write some `there`, and print a line of differences and one of digests."""
+    """Decode the files of `here`, write files to `there`, and print a line of differences and a line of digests."""
     write_files(models, there)
     print(*differences(models, here))
     print(*digests(models))
@@ -182,7 +182,7 @@ def other_process(models: Path, here: Path, there: Path) -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, photo) -> Path:
-    """Folder of the models, and of the photo that is coded."""
+    """The folder of the models and of the photo to code."""
     folder = tmp_path_factory.mktemp("models")
     write_models(folder)
     photo.crop((150, 20, 350, 150)).save(folder / "photo.png")
@@ -191,7 +191,7 @@ def models(tmp_path_factory, photo) -> Path:
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory, models):
-    """For each environment, the folder and the output of a process under it, which decoded this process's files."""
+    """The folder and the output of a process in each environment. It has decoded the files of this process."""
     here = tmp_path_factory.mktemp("here")
     write_files(models, here)
     running = {}
@@ -220,7 +220,7 @@ def test_files_travel_between_machines(elsewhere, models, digests_here, name):
     there, output, errors = elsewhere[name]
     assert output.count("\n") == 2, errors
     decoded_there, digests_there = (line.split() for line in output.splitlines())
-    # That the files decode at all means that all their symbols came back: a checksum covers them.
+    # A checksum covers all symbols, so a file decodes only if all its symbols are right.
     decoded_there, decoded_here = [int(value) for value in decoded_there], differences(models, there)
     assert len(decoded_there) == len(decoded_here) == len(CONTEXT_NAMES) * len(QUALITIES)
     assert max(decoded_there + decoded_here) <= 1
@@ -289,7 +289,7 @@ def test_activations_are_the_functions_to_a_whole_unit(layer):
 
 
 def test_tables_are_the_same_everywhere():
-    """Of additions, multiplications and divisions alone; a machine that disagrees would decode noise."""
+    """They need only additions, multiplications and divisions. A machine with other tables would decode noise."""
     digests = {
         str(layer): hashlib.sha256(table_of(layer).astype("<i4").tobytes()).hexdigest()[:16]
         for layer in ACTIVATIONS
@@ -334,7 +334,7 @@ def test_layers_without_an_exact_form_are_refused_in_a_line_that_lists_those_wit
 
 
 def whole(values: torch.Tensor) -> list[int]:
-    """Weights as whole numbers of 2^−24."""
+    """Weights as integers in units of 2^−24."""
     return [int(value) for value in (values.double().flatten() * 2.0**24).tolist()]
 
 
@@ -348,7 +348,7 @@ def test_the_largest_sum_that_inputs_can_make_is_exact(size, given):
         terms = [w * int(x) for w, x in zip(whole(weight), inputs.tolist(), strict=True)]
         terms += [whole(bias)[0], int(torch.sign(bias) * given) << 24]
         assert abs(sum(terms)) < 2**53 * gcd(*terms)
-        # No order of the sum, and no machine, gives another result than these integers.
+        # Every order of the sum, on every machine, gives these integers.
         for order in (torch.arange(300), torch.randperm(300)):
             product = torch.dot(weight[order], inputs[order]) + bias + torch.sign(bias) * given
             assert int(product * 2**24) == sum(terms)

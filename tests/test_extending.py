@@ -1,4 +1,4 @@
-"""Parts in packages of one's own: docs/extending.md does what it says, and what cannot work is said before training."""
+"""Your own parts: the commands of docs/extending.md work, and parts that cannot work are refused before training."""
 
 import os
 import re
@@ -27,7 +27,7 @@ BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def follow(folder: Path) -> str:
-    """Write the page's files into a folder, run its commands there, and return what they printed."""
+    """Write the files of the page into a folder and run its commands there. Returns their output."""
     (folder / "my_parts").mkdir()
     (folder / "my_parts" / "__init__.py").touch()
     commands = ["set -e"]
@@ -99,7 +99,7 @@ def test_entry_points_are_known_by_name(monkeypatch):
     extensions.names.cache_clear()
 
 
-# --- what could not be exported
+# --- models that could not be exported
 
 
 def with_tanh(N: int, M: int, hyper_channels: int) -> Transforms:

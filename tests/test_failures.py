@@ -1,4 +1,4 @@
-"""What a run survives: a process killed at any moment, full disks, losses that are not finite, loggers that fail."""
+"""A run survives kills at any moment, full disks, losses that are not finite, and loggers that fail."""
 
 import errno
 import functools
@@ -42,7 +42,7 @@ def uninterrupted(tmp_path_factory) -> dict:
 
 
 def assert_same_state(one: dict, other: dict) -> None:
-    """Weights, average, optimiser, schedule and position are those of the other run, bit for bit."""
+    """Assert that weights, average, optimiser, schedule and position are equal in both runs, bit for bit."""
     assert one["global_step"] == other["global_step"]
     for part in ("state_dict", "ema"):
         assert_equal(one[part], other[part])
@@ -79,7 +79,7 @@ train(configure(Path({run_dir!r}), *{options!r}))
 
 
 def start(code: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on it
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on the number of threads
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -88,8 +88,8 @@ def start(code: str) -> subprocess.Popen:
 @pytest.mark.parametrize(
     ("call", "count", "step"),
     [
-        ("replace", 8, 4),  # step 5 written aside, not renamed; the first is that of config.yaml
-        pytest.param("replace", 7, 4, marks=pytest.mark.slow),  # while the best one is written
+        ("replace", 8, 4),  # step 5 is written but not renamed; the first call is for config.yaml
+        pytest.param("replace", 7, 4, marks=pytest.mark.slow),  # during the write of the best checkpoint
         pytest.param("fsync", 7, 1, marks=pytest.mark.slow),  # half of step 2
     ],
 )
@@ -146,7 +146,7 @@ def test_sigterm_saves_exits_with_143_and_resumes_bit_for_bit(uninterrupted, tmp
 
 
 class AtBatch(Callback):
-    """Calls a function in the given hook after so many calls of it."""
+    """Calls a function in the given hook, at its n-th call."""
 
     def __init__(self, hook, count, function):
         self.left, self.function = count, function
@@ -182,7 +182,7 @@ def test_a_run_that_ends_in_or_after_a_validation_resumes_with_its_outcome(tmp_p
     with pytest.raises(Interrupted):
         train(configure(cut, *options))
     assert not (cut / "rd.csv").exists()
-    inject(AtBatch("on_train_batch_end", 2, lambda: shutil.copytree(cut, later)))  # what a kill -9 would leave
+    inject(AtBatch("on_train_batch_end", 2, lambda: shutil.copytree(cut, later)))  # the state after a kill -9
     train(configure(cut, *options, "ckpt_path=last"))
     assert_the_same()
 
@@ -220,7 +220,7 @@ def test_signals_to_all_processes_of_a_run_leave_the_loaders_workers_at_work(tmp
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, signal.SIGTERM)
             os.kill(worker.pid, signal.SIGINT)
-        time.sleep(0.5)  # the death of one would be an error in here
+        time.sleep(0.5)  # the death of a worker would raise an error here
 
     inject(At(2, signal_workers))
     trainer = train(configure(tmp_path, "trainer.max_steps=5", "data.cache=none", "data.num_workers=1"))
@@ -231,7 +231,7 @@ def test_signals_to_all_processes_of_a_run_leave_the_loaders_workers_at_work(tmp
 
 
 class Disk:
-    """Full, it refuses to let any file grow over 64 KiB."""
+    """A disk. While it is full, no file can grow over 64 KiB."""
 
     def __init__(self):
         self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -265,7 +265,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_is_said(tmp_pa
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_the_last_good_checkpoint(tmp_path, inject, disk):
-    fills = iter([disk.fill, disk.free])  # the resumed run comes by step 3 again
+    fills = iter([disk.fill, disk.free])  # the resumed run repeats step 3
     inject(At(3, lambda: next(fills)()))
     with pytest.raises(DataError, match=r"last checkpoint could not be saved.*too large.*ckpt_path=last"):
         train(configure(tmp_path, *RUN))
@@ -300,7 +300,7 @@ def test_a_run_that_resumes_on_a_full_disk_says_so_and_loses_nothing(tmp_path, m
 
 
 class Spoil(Callback):
-    """Makes the pictures of the given steps, counted from 1, give a loss or gradients that are not finite."""
+    """Makes the loss or a gradient of the given steps, counted from 1, not finite."""
 
     def __init__(self, steps, what="loss"):
         self.steps, self.what = set(steps), what
@@ -315,7 +315,7 @@ class Spoil(Callback):
 
 
 class Weights(Callback):
-    """The weights and the optimiser's state after each step."""
+    """Records the weights and the optimiser's state after each step."""
 
     def __init__(self):
         self.after = {}

@@ -1,6 +1,6 @@
-"""Damaged files: whatever is done to a real one, it gives the right picture or a BitstreamError.
+"""Damaged files: a real file with any damage gives the right picture or a BitstreamError.
 
-Each case is drawn from its own number; `pytest tests/test_fuzz.py -k "[17]"` repeats the block that a failure names.
+Each case is drawn from its own number. `pytest tests/test_fuzz.py -k "[17]"` repeats the block that a failure names.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ CASES, BLOCK = 2000, 50
 FAST = 200
 
 MAX_PIXELS = 2**22
-"""So that a header drawn at random does not ask for an hour's work; the tests of hostile sizes have their own."""
+"""A random header can then not demand an hour of work. The tests of hostile sizes have their own limit."""
 
 
 class Sample:
@@ -26,13 +26,13 @@ class Sample:
 
 
 def content(image):
-    """All that a decoded file gives."""
+    """Everything that a decoded file contains, in comparable form."""
     words = sorted((key, value) for key, value in image.info.items() if isinstance(value, str | bytes))
     return image.mode, image.size, image.tobytes(), words
 
 
 def laden(photo):
-    """A picture with all that a file can carry."""
+    """A picture with alpha and all metadata that a file can carry."""
     full = photo.crop((300, 200, 364, 264)).convert("LA")
     full.putalpha(Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)))
     exif = Image.Exif()
@@ -45,8 +45,9 @@ def laden(photo):
 
 
 def samples_of(codec, photo):
-    """Files of all kinds: two pictures, one of them past the last level, one with all that a file can carry, and two
-    without loss."""
+    """Files of all kinds.
+
+    Two hold pictures, one of them past the last level. One holds everything that a file can carry. Two are lossless."""
     pictures = (photo.crop((0, 0, 192, 128)), photo.crop((210, 80, 274, 144)), laden(photo))
     qualities = (0.25 * codec.levels - 0.25, codec.last_quality, 0.5 * codec.levels - 0.5)
     learned = [Sample(codec, p, quality=q, lossless=False) for p, q in zip(pictures, qualities, strict=True)]
@@ -55,7 +56,7 @@ def samples_of(codec, photo):
 
 @pytest.fixture(scope="module")
 def corpus(photo):
-    """For each context a codec and its files."""
+    """A codec and its files, for each context."""
     from conftest import TINY
 
     made = []
@@ -66,7 +67,7 @@ def corpus(photo):
 
 
 def parts(data):
-    """A file's header and its body, with the checksum of a lossless one."""
+    """The header and the body of a file. A lossless body includes its checksum."""
     header = bitstream.unpack(data).header
     start, length = header.to_bytes(), 1
     while data[len(start) + length - 1] > 127:
@@ -75,14 +76,14 @@ def parts(data):
 
 
 def join(header, body):
-    """A file of parts whose checksums need not fit."""
+    """A file made of a header and a body. Its checksum may be wrong."""
     learned = header._replace(kind=bitstream.Kind.LEARNED)
     length = bitstream.pack(learned, body)[len(learned.to_bytes()) : -len(body) or None]
     return header.to_bytes() + length + body
 
 
 def flip(data, other, rng):
-    """One to eight bits."""
+    """Flip one to eight bits."""
     data = bytearray(data)
     for bit in rng.integers(8 * len(data), size=rng.integers(1, 9)):
         data[bit // 8] ^= 1 << bit % 8
@@ -90,30 +91,30 @@ def flip(data, other, rng):
 
 
 def set_byte(data, other, rng):
-    """One byte, more often than not in the header."""
+    """Set one byte, mostly in the header."""
     data = bytearray(data)
     data[rng.integers(min(len(data), 30) if rng.random() < 0.7 else len(data))] = rng.choice([0, 1, 127, 128, 255])
     return bytes(data)
 
 
 def cut(data, other, rng):
-    """The end, or the beginning."""
+    """Cut off the end or the beginning."""
     at = rng.integers(len(data))
     return data[:at] if rng.random() < 0.7 else data[at:]
 
 
 def splice(data, other, rng):
-    """The beginning of one file and the end of another."""
+    """Join the beginning of one file and the end of another."""
     return data[: rng.integers(len(data))] + other[rng.integers(len(other)) :]
 
 
 def swap_stream(data, other, rng):
-    """One file's header before another's stream, both whole."""
+    """Join the header of one file and the stream of another, both whole."""
     return join(parts(data)[0], parts(other)[1])
 
 
 def random_header(data, other, rng):
-    """A header that unpacks, with sizes and quality at random, before a real stream."""
+    """Put a valid header with random sizes and quality before a real stream."""
     header, stream = parts(data)
     width, height = (2 ** rng.uniform(0, 12, 2)).astype(int).tolist()
     quality = int(rng.integers(2049))
@@ -128,13 +129,13 @@ def random_header(data, other, rng):
 
 
 def change_stream(data, other, rng):
-    """A stream with words dropped, added or doubled under a header that announces its length."""
+    """Drop, add, double or move bytes of the stream. The header has the right length."""
     header, stream = parts(data)
     return join(header, insert_or_delete(stream, other, rng))
 
 
 def insert_or_delete(data, other, rng):
-    """A run of bytes dropped, doubled, moved, or put in at random."""
+    """Drop, double, move or insert a run of bytes."""
     start, stop = sorted(rng.integers(len(data) + 1, size=2))
     stop = min(stop, start + 64)
     run, kind = data[start:stop], rng.integers(4)
@@ -150,7 +151,7 @@ def insert_or_delete(data, other, rng):
 
 
 def replace_all(data, other, rng):
-    """Noise behind the magic, or behind the header."""
+    """Put noise after the first four bytes, or after the header."""
     header, stream = parts(data)
     return join(header, rng.bytes(len(stream))) if rng.random() < 0.5 else data[:4] + rng.bytes(len(data))
 
@@ -176,7 +177,7 @@ def test_a_damaged_file_gives_the_right_picture_or_an_error(corpus, block):
             continue
         except Exception as error:
             raise AssertionError(f"case {case}, {mutation.__name__}: {error!r}") from error
-        # Some mutations change nothing, or give the other file whole.
+        # Some mutations change nothing, or give the whole other file.
         right = [s.picture for s in samples if s.data == data]
-        assert found in right, f"case {case}, {mutation.__name__}: another picture"
+        assert found in right, f"case {case}, {mutation.__name__}: decodes to another picture"
     assert refused > BLOCK / 2

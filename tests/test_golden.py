@@ -1,4 +1,4 @@
-"""Files of every version of the bitstream decode to the symbols that they were made of, for ever (golden/README.md)."""
+"""Files of every version of the bitstream decode to their original symbols, for ever (golden/README.md)."""
 
 from pathlib import Path
 

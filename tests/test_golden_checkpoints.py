@@ -1,4 +1,4 @@
-"""Checkpoints of older versions are exported for ever (golden/checkpoints/README.md)."""
+"""Checkpoints of all older versions can be exported (golden/checkpoints/README.md)."""
 
 from pathlib import Path
 
