@@ -141,7 +141,7 @@ def test_everything_from_the_start_of_fit_counts(tmp_path, clock, inject):
 
 
 def ranks(count: int, seconds: float, paces: list[float], steps: int) -> list[list[float]]:
-    """The share of the time at each step for each rank, and the shares sent. `paces` has each rank's seconds per step."""
+    """The share of the time at each step for each rank, and the shares sent. `paces` are seconds per step by rank."""
     clocks = [SimpleNamespace(now=100.0 * rank) for rank in range(count)]
     budgets = [Budget(seconds, clock=lambda c=c: c.now) for c in clocks]
     seen, sent = [[] for _ in range(count)], []

@@ -1,4 +1,4 @@
-"""Every name in documents, settings and scripts exists: modules, files, commands with arguments, links, make targets."""
+"""Every name in documents, settings and scripts exists: modules, files, commands, arguments, links, make targets."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Properties of pixel conversion: pictures of every mode to RGB, to what a file of ours holds, and back to files."""
+"""Pixel conversion: pictures of every mode become RGB, the content of an .agv file, and files again."""
 
 import io
 import struct
@@ -32,7 +32,7 @@ CMYK_PROFILE = SRGB[:16] + b"CMYK" + SRGB[20:]
 
 
 def in_mode(photo: Image.Image, mode: str) -> Image.Image:
-    """A small photo of any mode, with alpha from 0 to 255 where it has one."""
+    """A small photo in the given mode. Its alpha, if it has one, runs from 0 to 255."""
     small = photo.resize((40, 30))
     if mode in ("I", "I;16"):
         return Image.fromarray(np.asarray(small.convert("L")).astype(np.int32 if mode == "I" else np.uint16) * 257)
@@ -134,7 +134,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
     with pytest.raises(ImageError, match=r"gone\.png: no such file"):
         image_size(tmp_path / "gone.png")
     noise = Image.effect_noise((128, 96), 50)
-    (tmp_path / "cut.png").write_bytes(saved(noise, "PNG").read()[:2000])  # the header stays whole
+    (tmp_path / "cut.png").write_bytes(saved(noise, "PNG").read()[:2000])  # the header is complete
     assert image_size(tmp_path / "cut.png") == (96, 128)
     with pytest.raises(ImageError, match=r"cut\.png: .*truncated"):
         load_rgb(tmp_path / "cut.png")
@@ -218,7 +218,7 @@ def test_a_picture_stands_upright_with_its_alpha_and_its_exif_says_so(photo, ori
     picture = picture_of(image)
     plain = image.copy()
     plain.info.clear()
-    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)  # as EXIF's table of row 0 and column 0 says
+    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)  # from EXIF's table of row 0 and column 0
     upright = plain if turn is None else plain.transpose(Image.Transpose(turn))
     back = picture.to_pil()
     assert np.array_equal(back, upright)
@@ -333,7 +333,7 @@ def test_the_limit_of_pixels_is_ours_and_not_pillows(tmp_path, monkeypatch, recw
     Image.new("L", (100, 100)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert read_picture(tmp_path / "big.png", max_pixels=10_000).pixels.shape == (100, 100, 3)
-    for limit in (9_999, 100):  # Pillow warns over its limit, and raises over its double
+    for limit in (9_999, 100):  # Pillow warns above its limit, and raises above twice the limit
         with pytest.raises(ImageError, match=f"exceeds the limit of {limit} pixels"):
             read_picture(tmp_path / "big.png", max_pixels=limit)
     assert Image.MAX_IMAGE_PIXELS == 10
@@ -493,7 +493,7 @@ def test_exif_survives_and_an_orientation_turns_the_picture_once(photo, suffix):
     for orientation in (1, 6):
         exif = exif_with(orientation=orientation, make="maker").tobytes()
         picture = read_picture(saved(image, form, exif=exif))
-        # JPEG XL has an orientation of its own, and that in the EXIF data is to be ignored.
+        # JPEG XL has its own orientation. Readers must ignore the one in the EXIF data.
         turned = orientation == 6 and suffix != ".jxl"
         assert picture.pixels.shape == ((40, 30, 3) if turned else (30, 40, 3))
         assert picture.to_pil().getexif()[0x010F] == "maker"

@@ -1,4 +1,4 @@
-"""Metadata of picture files: it never costs the picture, it is kept where it can be, and the rest is mentioned."""
+"""Metadata of picture files: bad metadata never loses the picture, and metadata that cannot be kept is reported."""
 
 import io
 import struct
@@ -40,7 +40,7 @@ def chrm(chromaticities) -> bytes:
     return chunk(b"cHRM", struct.pack(">8I", *chromaticities))
 
 
-# ---- metadata never costs the picture --------------------------------------------------------------------------
+# ---- bad metadata never loses the picture ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_an_icc_profile_of_which_a_jpeg_file_lacks_a_part_is_dropped(small):
     assert picture.lost == ("its ICC profile is damaged and is dropped",)
 
 
-# ---- words -----------------------------------------------------------------------------------------------------
+# ---- text ------------------------------------------------------------------------------------------------------
 
 
 def png_with_text(image, **text) -> io.BytesIO:
@@ -233,7 +233,7 @@ def test_imagemagicks_raw_profiles_are_what_they_hold(small):
     assert picture.lost == ("its IPTC data is dropped",)
 
 
-# ---- the rest is mentioned -------------------------------------------------------------------------------------
+# ---- lost metadata is reported ---------------------------------------------------------------------------------
 
 
 def segment(marker: int, data: bytes) -> bytes:
@@ -373,7 +373,7 @@ def test_pq_and_depth_of_avif_files_are_mentioned(small):
     )
 
 
-# ---- onto disk -------------------------------------------------------------------------------------------------
+# ---- written files ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["avif", "bmp", "gif", "heic", "jp2", "jpg", "jxl", "png", "tiff", "webp"])

@@ -1,4 +1,4 @@
-"""Files that are cut short: what is there is taken, how much it is is said, and less than half is an error."""
+"""Truncated files: the readable part is used and its share reported. Less than half is an error."""
 
 import io
 import re
@@ -29,7 +29,7 @@ def jpeg(photo: Image.Image, kind: str) -> bytes:
 
 
 def percent_of(phrase: str) -> int:
-    """The share of the picture that can be read, as an error or a phrase of `Picture.lost` has it."""
+    """The percentage of the picture that can be read, from an error or a phrase of `Picture.lost`."""
     return 100 if "is whole" in phrase else int(re.search(r"(\d+) %", phrase)[1])
 
 
@@ -50,7 +50,7 @@ def test_a_jpeg_file_that_lacks_a_few_bytes_is_read(photo, kind, missing):
 
 
 def outcome(data: bytes) -> Picture | str:
-    """The picture in a file, or why there is none."""
+    """The picture in a file, or the error message."""
     try:
         return read_picture(io.BytesIO(data))
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""The parts of the package import one way, from the top floor down."""
+"""The parts of the package import only parts of lower floors."""
 
 import ast
 from pathlib import Path
@@ -24,7 +24,7 @@ PARTS = LEAVES | {*BELOW}
 
 
 def imports(part: str) -> dict[str, list[str]]:
-    """The other parts that a part imports anywhere, each with the files that do."""
+    """The other parts that a part imports, each with the files that import it."""
     path = PACKAGE / part
     found: dict[str, list[str]] = {}
     for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:

@@ -1,4 +1,4 @@
-"""Kernels equal the plain formulas of their layers, and are used only where they are right."""
+"""Kernels equal the plain formulas of their layers, and run only where they are valid."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from agvae.models.kernels import depthwise, gdn, phases, winograd
 from agvae.models.transforms import minnen2018
 
 SIZES = [(1, 4, 4), (2, 5, 11), (1, 12, 9), (1, 1, 3)]
-"""Pictures, height and width: whole tiles, tiles that go past the border, a tile inside, less than one."""
+"""Pictures, height and width: whole tiles, tiles across the border, an inner tile, less than one tile."""
 
 
 def parameters(inputs, outputs):
@@ -78,7 +78,7 @@ def test_transforms_give_the_same_with_it_and_without(monkeypatch):
         x = torch.rand(1, 3, 192, 160)
         y = parts.g_a(x)
         x_hat = parts.g_s(y)
-        assert taken == ["strided", "transposed"]  # the largest maps; the others are too small to gain by it
+        assert taken == ["strided", "transposed"]  # only for the largest maps, because the others are too small
         monkeypatch.setattr(winograd, "pays", lambda *_: False)
         torch.testing.assert_close(y, parts.g_a(x), atol=1e-4, rtol=0)
         torch.testing.assert_close(x_hat, parts.g_s(y), atol=1e-4, rtol=0)
@@ -98,7 +98,7 @@ def test_an_upsampling_to_few_channels_is_its_transposed_convolution():
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_gdn_in_runs_is_its_definition_and_has_its_gradients(inverse, monkeypatch):
-    monkeypatch.setattr(gdn, "RUN", 7)  # the last of 2·4·3 positions is a run of its own size
+    monkeypatch.setattr(gdn, "RUN", 7)  # the last run of the 2·4·3 positions is shorter
     torch.manual_seed(0)
     x = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
     beta, gamma = torch.rand(5, dtype=torch.float64) + 0.5, torch.rand(5, 5, dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_depthwise_blocks_in_runs_are_their_definition(shape, channels_last, mon
     x = 20 * torch.randn(shape)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    given, expected = x.clone(), block(x)  # with a gradient: the definition
+    given, expected = x.clone(), block(x)  # with gradients, the block computes its definition
     with torch.no_grad():
         found = block(x)
     torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=1e-5)
@@ -136,7 +136,7 @@ def test_fewer_exact_products_give_the_same_to_the_last_bit(batch, height, width
     layer = ExactConv("layer", torch.nn.Conv2d(20, 6, 3, padding=1), 0.01)
     edge = int(min(layer.fewer.limit, LIMIT)) - 1
     x = torch.randint(-edge, edge + 1, (batch, 20, height, width)).float()
-    x[..., 0, 0] = edge * torch.ones(20).copysign(torch.randn(20))  # as large as it may be
+    x[..., 0, 0] = edge * torch.ones(20).copysign(torch.randn(20))  # the largest sum that is allowed
     assert layer.fewer.usable(x)
     assert not layer.fewer.usable(x + layer.fewer.limit)
     found = layer(x)

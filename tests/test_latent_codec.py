@@ -1,4 +1,4 @@
-"""Latents to streams and back, without pictures and headers; and the model that a file needs."""
+"""Latents become streams and latents again, without pictures and headers. The right model is found for a file."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_a_latent_comes_back_and_costs_what_the_model_says(codec, image):
 
 @torch.inference_mode()
 def test_an_encoder_may_choose_another_latent_and_other_symbols_of_z(codec, image):
-    """What a search finds is coded as it is, and the decoder needs to know nothing of it."""
+    """The coder accepts the results of a search, and the decoder does not depend on them."""
     header = unpack(codec.compress(image, quality=1.25, lossless=False)).header
     y_bar = 0.7 * codec.model.scale(codec.analyze(image).y, 1.25)
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +62,7 @@ def test_an_encoder_may_choose_another_latent_and_other_symbols_of_z(codec, imag
 
 
 def test_a_latent_can_be_compressed_again_whatever_the_gain(photo):
-    """ŷ is written in the place of ȳ, but never in that of the latent."""
+    """ŷ may overwrite ȳ, but never the latent."""
     for gain in ({"name": "none", "levels": 1}, {"name": "cvr", "levels": 3}):
         codec = Codec(model_file.from_model(lively_model(TINY | {"gain": gain})))
         latent = codec.analyze(photo.crop((0, 0, 80, 70)))
@@ -82,7 +82,7 @@ def test_a_file_whose_header_has_been_read_is_decompressed(codec, image):
 
 @pytest.fixture
 def shipped_models(tmp_path, monkeypatch):
-    """Three models that come with the package; the names of those that are read."""
+    """Puts three models in place of the shipped ones. Returns the names of those that are read, as a list."""
     cards = {}
     for seed, name in enumerate("abc"):
         model = model_file.from_model(lively_model(TINY, seed=seed))

@@ -1,4 +1,4 @@
-"""Lossless bodies: every pixel comes back, no damage goes unnoticed, and they meet any target of a metric or a rate."""
+"""Lossless bodies: every pixel survives, all damage is detected, and every target of a metric or a rate is met."""
 
 import io
 from dataclasses import replace
@@ -29,7 +29,7 @@ def crop(photo):
 
 @pytest.fixture(scope="module")
 def page():
-    """Black bars on white, as text has them, 96×80."""
+    """Black bars on white that resemble text, 96×80."""
     pixels = np.full((80, 96, 3), 255, np.uint8)
     pixels[8:72:8, 8:80:3] = 0
     return pixels

@@ -1,4 +1,4 @@
-"""Compiled functions need no home and no package folder that can be written: codecs live in containers and services."""
+"""Compiled functions work in containers and services, where neither home nor the package folder may be writable."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # of linux/prctl.h and linux/capabili
 
 
 def obey_permissions() -> None:
-    """Take from a process of root the right to write where permissions forbid it."""
+    """Take from a process of root the right to ignore the permissions of files."""
     if os.getuid() == 0:
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
@@ -55,7 +55,7 @@ def test_the_command_works_where_neither_home_nor_package_can_be_written(tmp_pat
         assert not list(site.rglob("__pycache__"))
         private = work / "tmp" / f"agvae-{os.getuid()}"
         assert private.stat().st_mode & 0o777 == 0o700
-        assert list(private.rglob("*.nbi"))  # the second time nothing was compiled
+        assert list(private.rglob("*.nbi"))  # the cache of compiled functions
     finally:
         for folder in read_only:
             folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Messages: messages.md lists them all, as they are now, and no program repeats itself or shouts."""
+"""Messages: messages.md lists all current messages, and no program repeats itself or shouts."""
 
 import re
 
@@ -14,7 +14,7 @@ def test_the_list_of_messages_is_up_to_date():
 
 @pytest.mark.parametrize("kind", ["ConfigError", "DataError", "TargetError", "BitstreamError", "ModelError"])
 def test_errors_are_phrases_that_end_without_a_stop(kind):
-    """A command prints them after a file's name or "error:", in one line; a colon or semicolon leads to the remedy."""
+    """A command prints them in one line, after a file name or "error:". The remedy follows a colon or semicolon."""
     own = [(path, text) for path, found, text in MESSAGES if found == kind and not path.startswith("demo/")]
     assert own
     assert not [(path, text) for path, text in own if re.search(r"[.!]$|\n|  ", text)]

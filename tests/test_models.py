@@ -91,7 +91,7 @@ def test_dither_is_one_per_picture():
     x = torch.randn(2, 3, 4, 4)
     u = quantize_for_rate(x, "universal")
     fraction = torch.remainder(u.flatten(1), 1)
-    # Equal but for rounding, around the circle.
+    # The fractions are equal up to rounding, modulo 1.
     spread = (2 * torch.pi * (fraction - fraction[:, :1])).cos()
     assert spread.min() > 0.999
     assert (2 * torch.pi * (fraction[0, 0] - fraction[1, 0])).cos() < 0.999
@@ -129,7 +129,7 @@ def test_numbers_of_passes_are_those_of_the_design():
 
 
 def run_walk(model, psi, y):
-    """Parameters (B, K, M, H, W) that the coding order gives when ŷ turns out to be y."""
+    """The parameters (B, K, M, H, W) that the coding order gives if ŷ is y."""
     batch, _, height, width = y.shape
     found = torch.full((batch, height * width, model.context.K, model.M), torch.nan)
 
@@ -179,11 +179,11 @@ def test_depthwise_transforms_start_as_an_orthonormal_block_transform(photo):
         for N, M in ((96, 128), (96, 256), (192, 768), (200, 800)):
             transforms = TRANSFORMS["depthwise"](N=N, M=M, hyper_channels=8, blocks=1)
             errors.append((transforms.g_s(transforms.g_a(x)) - x).square().mean())
-        # Orthonormal: a step of the quantiser costs as much in whichever channel.
+        # The transform is orthonormal: an error costs the same in every channel.
         y = torch.randn(2, 768, 4, 4)
         transforms = TRANSFORMS["depthwise"](N=192, M=768, hyper_channels=8, blocks=1)
         energy = (transforms.g_s(y) - 0.5).square().sum((1, 2, 3)) / y.square().sum((1, 2, 3))
-    assert 10**-2.7 > errors[0] > errors[1]  # 27 dB from a sixth of the numbers
+    assert 10**-2.7 > errors[0] > errors[1]  # 27 dB from a sixth of the coefficients
     assert max(errors[2:]) < 1e-10
     torch.testing.assert_close(energy[0], energy[1], rtol=1e-4, atol=0)
 

@@ -1,4 +1,4 @@
-"""The notebooks: stored without outputs, and they run from the first cell to the last."""
+"""The notebooks are stored without outputs, and run from the first cell to the last."""
 
 import ast
 import json
@@ -41,7 +41,7 @@ def test_notebooks_run_one_after_the_other(tmp_path):
 
 
 def run(name: str, changes: dict[str, object], output: Path, check: str = "") -> int:
-    """Execute a notebook with some parameters changed and `check` behind it; the number of pictures that it shows."""
+    """Execute a notebook with some parameters changed, and `check` after it. Returns the number of pictures shown."""
     import nbformat
     from nbclient import NotebookClient
 

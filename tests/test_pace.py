@@ -1,4 +1,4 @@
-"""A run says how long it takes, and what of its schedule does not fit into it; a failed one leaves no empty folder."""
+"""A run prints how long it takes and which parts of its schedule do not fit. A failed run leaves no empty folder."""
 
 import math
 import subprocess
@@ -78,7 +78,7 @@ def test_only_a_run_folder_without_files_is_removed(tmp_path):
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_ctrl_c_while_packages_are_imported_is_quiet(script, tmp_path):
-    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt\n")  # in the place of the first package
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt\n")  # replaces the first package that is imported
     code = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(ROOT / script)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode not in (0, 1)

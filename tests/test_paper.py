@@ -1,4 +1,4 @@
-"""The paper's figures and tables, from the command line to the files, and the numbers that are in them."""
+"""The paper's figures and tables: the command line, the files, and the numbers in them."""
 
 import json
 
@@ -20,13 +20,13 @@ from agvae.reporting import paper
 from agvae.reporting.latents import bit_map, bits, expected_histogram, gaussian_of
 from agvae.reporting.paper.pictures import PAPER_BOXES, PAPER_TARGETS, detailed_boxes
 
-# Wide enough for rates that classical codecs have too: 0.62 to 0.71 bpp.
+# Wide enough for rates that classical codecs can reach: 0.62 to 0.71 bpp.
 WIDE = {**TINY, "transforms": {"name": "minnen2018", "N": 8, "M": 64}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with models of each kind and a picture in a folder of its own."""
+    """A folder with a model of each kind, and a picture in a subfolder."""
     from skimage import data
 
     folder = tmp_path_factory.mktemp("paper")
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     for name, change in kinds.items():
         model = lively_model({**WIDE, **change})
         if name == "symmetric":
-            model.g_s[-1].bias.data += 0.002  # so that it reaches the other's PSNR, which its noise hardly changes
+            model.g_s[-1].bias.data += 0.002  # so that it can reach the PSNR of the other model
         model_file.from_model(model).save(folder / f"{name}.safetensors")
     (folder / "images").mkdir()
     Image.fromarray(data.astronaut()[:192, 64:256]).save(folder / "images" / "Astronaut.png")
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def draw(folder, tmp_path, monkeypatch, capsys):
-    """Runs a command in the folder and returns what it prints; pictures go to tmp_path/out."""
+    """Runs a command in the folder and returns its output. Pictures go to tmp_path/out."""
     monkeypatch.chdir(folder)
 
     def run(*arguments: object) -> str:
@@ -81,7 +81,7 @@ def numbers(tmp_path, name: str):
 
 
 def inked(path) -> bool:
-    """Whether the picture shows more than one colour."""
+    """Whether the picture has more than 50 colours, so that it is not empty."""
     with Image.open(path) as image:
         return len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
@@ -181,7 +181,7 @@ def test_the_gaussian_counterpart_has_the_mean_and_variance_of_the_asymmetric_on
     x = torch.arange(-300, 301, dtype=torch.float64)[:, None]
     p = likelihood(x, *asymmetric, form=form)
     assert (p * x).sum(0) == pytest.approx(mean.numpy(), abs=5e-3)
-    # A bin of width 1 adds 1/12 to the variance.
+    # Bins of width 1 add 1/12 to the variance.
     assert (p * (x - mean) ** 2).sum(0) - 1 / 12 == pytest.approx((sigma**2).numpy(), rel=1e-3)
 
 
@@ -223,7 +223,7 @@ def test_side_by_side_ours_never_takes_more_than_the_first_codec(draw, folder, t
     assert entries["jpeg"]["bpp"] <= 0.68
     for name in ("AG-VAE [MS-SSIM]", "AG-VAE [MSE]"):
         assert 0.99 * entries["webp"]["bpp"] <= entries[name]["bpp"] <= entries["webp"]["bpp"]
-    # What stands there is what that codec gives at that quality.
+    # Each entry is the result of its codec at its quality.
     image = Image.open(folder / "images" / "Astronaut.png")
     webp = CLASSICAL_CODECS["webp"]
     assert entries["webp"]["psnr"] == psnr(image, webp.decode(webp.encode(image, entries["webp"]["quality"])))

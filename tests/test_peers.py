@@ -1,4 +1,4 @@
-"""CompressAI's models in the framework: trained as AG-VAE is, evaluated as codecs, and imported as AG-VAE."""
+"""CompressAI's models can be trained like AG-VAE, evaluated as codecs, and imported as AG-VAE."""
 
 import itertools
 import json
@@ -90,9 +90,10 @@ def test_every_architecture_gives_rate_picture_and_gradients(name):
 
 @pytest.mark.parametrize(("loss", "metric", "scale"), [("mse", "mse", 1), ("msssim", "ms-ssim", 1000)])
 def test_steps_equal_those_of_compressais_example_loop(loss, metric, scale, tmp_path, monkeypatch):
-    """Three steps on the same patches and noise: the same losses, and so the same updates between them.
+    """Three steps on the same patches and noise have the same losses, and so the same updates between them.
 
-    The quantiles' own loss is aside: the example takes it after its step, ours before. Nothing trained reads them."""
+    The quantiles' own loss does not count: the example takes it after its step, ours before. No trained weight
+    depends on the quantiles."""
     seen, losses = [], []
     training_step, log = AGVAEModule.training_step, AGVAEModule.log
 
@@ -113,7 +114,7 @@ def test_steps_equal_those_of_compressais_example_loop(loss, metric, scale, tmp_
     train(configure(tmp_path, f"loss={loss}", "model.quality=2", *side.split()))
     weights, *patches = seen
 
-    net = MeanScaleHyperprior(8, 12).to(memory_format=torch.channels_last)  # the order in which noise is drawn
+    net = MeanScaleHyperprior(8, 12).to(memory_format=torch.channels_last)  # the order of memory decides the noise
     net.load_state_dict(weights)
     criterion = RateDistortionLoss(LAMBDAS[loss][1] * scale, metric)
     quantiles = [p for name, p in net.named_parameters() if name.endswith("quantiles")]
@@ -122,7 +123,7 @@ def test_steps_equal_those_of_compressais_example_loop(loss, metric, scale, tmp_
     assert len(losses) == 3
     for number, x in enumerate(patches):
         torch.manual_seed(step_seed(0, 0, number))
-        torch.rand(())  # the draw of levels
+        torch.rand(())  # our step draws levels first
         optimizer.zero_grad()
         aux_optimizer.zero_grad()
         expected = criterion(net(x), x)["loss"]
@@ -250,7 +251,7 @@ def test_a_file_decodes_to_the_models_picture_and_each_byte_counts(name, noise):
         x = torch.zeros(1, 3, 128, 128)
         top, left = (128 - 70) // 2, (128 - 101) // 2
         x[..., top : top + 70, left : left + 101] = torch.from_numpy(np.array(noise)).permute(2, 0, 1) / 255
-        if not model.has_hyper_latent:  # whose stride is 16
+        if not model.has_hyper_latent:  # its stride is 16
             top, left, x = 5, 5, x[..., 24:104, 8:120]
         with torch.no_grad():
             strings = model.net.compress(x, **model.scaled(quality))
@@ -261,7 +262,7 @@ def test_a_file_decodes_to_the_models_picture_and_each_byte_counts(name, noise):
 
 
 def test_a_variable_rate_model_with_a_variable_z_round_trips(noise):
-    """As CompressAI's published mbt2018-mean-vbr is: its tables of z are those of each quality."""
+    """CompressAI's published mbt2018-mean-vbr is such a model: each quality has its own tables of z."""
     model = small("mbt2018-mean-vbr")
     torch.manual_seed(0)
     model.net = MeanScaleHyperpriorVbr(8, 12, vr_entbttlnck=True).eval()
@@ -321,14 +322,14 @@ def test_a_checkpoint_is_evaluated_beside_a_model_of_ours(tmp_path):
 
 
 def lively(net: torch.nn.Module) -> torch.nn.Module:
-    """With symbols other than 0."""
+    """The network, changed so that some symbols are not 0."""
     with torch.no_grad():
         net.g_a[-1].weight *= 20
     return net.eval()
 
 
 def test_an_imported_mean_scale_hyperprior_gives_its_picture_and_rates():
-    """It is gain none, symmetric, context none and minnen2018."""
+    """It becomes an AG-VAE with gain none, symmetric entropy, context none and transforms minnen2018."""
     torch.manual_seed(0)
     theirs = lively(MeanScaleHyperprior(16, 24))
     ours = from_compressai(theirs.state_dict()).eval()
@@ -343,7 +344,7 @@ def test_an_imported_mean_scale_hyperprior_gives_its_picture_and_rates():
 
 @pytest.mark.parametrize("widths", [(12, 12), (8, 20)])
 def test_an_imported_mbt2018_decodes_to_its_picture(widths):
-    """In context multiscale, which is wider: against CompressAI's own codec, which rounds around the means as ours."""
+    """It gets the wider context multiscale. CompressAI's own codec is the reference, and rounds around the means too."""
     torch.manual_seed(0)
     theirs = lively(JointAutoregressiveHierarchicalPriors(*widths))
     theirs.update(force=True)
@@ -365,7 +366,7 @@ def test_an_imported_mbt2018_decodes_to_its_picture(widths):
     M = widths[1]
     context = ours.context
     of_layers = ((context.from_context, slice(M)), (context.head[1], slice(10 * M // 3, None)))
-    for layer, new in (*of_layers, (context.head[3], slice(8 * M // 3, None))):  # units that theirs has not
+    for layer, new in (*of_layers, (context.head[3], slice(8 * M // 3, None))):  # units that CompressAI's model lacks
         assert layer.weight.grad[:, new].any()
 
 

@@ -57,7 +57,7 @@ def test_the_hub_reads_the_metadata_of_a_card(folder):
     assert data.library_name == "agvae"
     assert data.pipeline_tag == "image-to-image"
     assert data.metrics == ["psnr", "ms_ssim"]
-    assert data.license is None  # nobody has said what the terms of this model are
+    assert data.license is None  # the terms of this model are unknown
 
 
 def test_a_folder_that_is_no_model_is_an_error_that_says_so(folder, tmp_path):

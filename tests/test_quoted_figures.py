@@ -1,4 +1,4 @@
-"""Figures that the documents quote of the shipped models are those of src/agvae/weights/cards.json."""
+"""The documents quote the figures of the shipped models from src/agvae/weights/cards.json."""
 
 import re
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ every_model = pytest.mark.parametrize("card", cards(), ids=lambda card: card.nam
 
 
 def tables(text: str) -> Iterator[list[list[str]]]:
-    """The tables of a Markdown text, each a list of rows of cells, the header first."""
+    """The tables of a Markdown text. Each is a list of rows of cells, and the header is the first row."""
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         yield [rows[0], *rows[2:]]
 
 
 def table(text: str, *header: str) -> list[list[str]]:
-    """The rows, without the header, of the one table whose header begins so."""
+    """The rows, without the header, of the only table whose header begins with `header`."""
     (found,) = (rows[1:] for rows in tables(text) if tuple(rows[0][: len(header)]) == header)
     return found
 
@@ -43,16 +43,16 @@ def section(name: str) -> str:
 
 
 def agrees(cell: str, value: float) -> bool:
-    """Whether a number as a document writes it, "−34.7 %" or "0.9447", is `value` rounded to its decimals."""
+    """Whether a number in a document, such as "−34.7 %" or "0.9447", is `value` rounded to its decimals."""
     number = cell.removesuffix("%").strip().replace("−", "-")
-    # A value half-way between two roundings, itself rounded in the cards, may be either.
+    # Values in the cards are rounded already. One half-way between two numbers may be rounded to either.
     return (
         abs(float(number) - value) <= 0.5 * 10.0 ** -len(number.partition(".")[2]) + 0.006 * cell.endswith("%") + 1e-5
     )
 
 
 def wrong_rates(card: Card, cells: dict[tuple[str, str], str]) -> list[str]:
-    """Of BD-rates by anchor and metric, as a document names them, those that the card does not have."""
+    """The BD-rates of a document, by anchor and metric, that differ from those of the card."""
     rates = card.kodak["bd_rate"]
     return [
         f"{card.name} against {anchor} in {metric}: {cell}, not {rates[ANCHORS[anchor]][METRICS[metric]]}"

@@ -1,4 +1,4 @@
-"""Searches for a target: never on the wrong side, close, few trials, clear when it cannot be met."""
+"""Searches for a target: never on the wrong side, close, with few trials, and with a clear error if out of range."""
 
 import math
 
@@ -26,7 +26,7 @@ from agvae.models.coding_order import Cell
 from agvae.models.context import CONTEXTS
 
 LAST = 5 * 1024
-# About right but for a factor; too steep; nearly flat and with a dent.
+# Right up to a factor; too steep; nearly flat and with a dent.
 CURVES = [np.array([3, 6.4]), np.array([0, 9, 20]), np.array([1, 1.1, 1.05, 1.2])]
 
 
@@ -35,9 +35,10 @@ def search(code, target, last, guess, savable=0.0, measure=None):
 
 
 def coder(curve, smallest=1000, largest=30000, bend=1.0, dents=0, jump=0.0):
-    """Trials whose size grows from `smallest` to `largest`, with dents, and steps by `jump` where z turns; their list.
+    """A function that makes trials, and the list of its calls.
 
-    z turns every 50 qualities. A file can be shortened to what it shall have, less one byte."""
+    The size grows from `smallest` to `largest`, with dents, and jumps by the share `jump` when z changes, which is
+    every 50 qualities. A file can be shortened to the wanted size or one byte less."""
     trials = []
 
     def code(quality, anchor):
@@ -57,7 +58,7 @@ def coder(curve, smallest=1000, largest=30000, bend=1.0, dents=0, jump=0.0):
 def test_file_is_never_over_and_at_most_one_percent_under(target, bend, curve, guess, savable):
     code, trials = coder(curve, bend=bend, dents=1)
     size = len(search(code, target + 2, LAST, guess, savable))
-    # Near the ends a step of quality may be more than 1 % of the size; here none is.
+    # Near the ends, a step of quality could be more than 1 % of the size. Here, none is.
     assert (1 - RATE_SLACK) * (target + 2) - 3 <= size <= target + 2
     assert len(trials) <= 20
 
@@ -66,12 +67,14 @@ def test_file_is_never_over_and_at_most_one_percent_under(target, bend, curve, g
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("savable", [0, 0.03])
 def test_targets_are_met_where_sizes_jump_with_the_symbols_of_z(target, curve, savable):
-    """No quality may have the right size with its own z; with another's one has. The ends have their own."""
+    """It may be that no quality has the right size with its own z, but one has with the z of another quality.
+
+    The ends have their own z."""
     code, trials = coder(curve, jump=0.08)
     size = len(search(code, target, LAST, np.array([7, 10]), savable))
     assert (1 - RATE_SLACK) * target - 1 <= size <= target
     assert len(trials) <= 40
-    # An anchor's own symbols are known before they serve others.
+    # An anchor is coded with its own symbols before others use them.
     assert all((anchor, anchor) in trials[: n + 1] for n, (_, anchor) in enumerate(trials))
 
 
@@ -82,7 +85,7 @@ def test_a_curve_that_is_right_but_for_a_factor_needs_two_trials():
 
 
 def test_a_measured_guess_and_rdoq_need_one_trial():
-    """Though the guess is off by a factor and the measure by 2 %."""
+    """This holds even though the guess is off by a factor and the measure by 2 %."""
     code, trials = coder(np.array([0, math.log(30)]))
     measured = []
 
@@ -97,7 +100,7 @@ def test_a_measured_guess_and_rdoq_need_one_trial():
 
 
 def test_a_slope_that_is_measured_saves_trials_where_the_curve_is_wrong():
-    """The curve of a trial is too steep by a half, the guess of the size by half a level's worth off."""
+    """The curve of a trial is too steep by half, and the guess of the size is off by half a level."""
     counts = []
     for measured in (False, True):
         code, trials = coder(np.array([0, 1.5 * math.log(30)]))
@@ -114,7 +117,7 @@ def test_a_file_is_shortened_by_no_more_than_its_savable_share():
     asked = []
 
     def code(quality, anchor):
-        size = 1000 + 5 * quality  # steps of 0.5 %
+        size = 1000 + 5 * quality  # a step of quality is 0.5 % of the size
         return Trial(
             bytes(size), np.array([0.0, 1.0]), lambda excess: asked.append(excess / size) or bytes(size - excess)
         )
@@ -193,7 +196,7 @@ def make_codec(config, context, gain="hcvr", levels=3):
     ("context", "side"), [("none", 512), ("checkerboard", 512), ("multiscale", 150), ("quadtree", 150)]
 )
 def test_files_meet_their_size_and_decode(tiny_config, photo, context, side):
-    """With a sample of the latent to begin with, and, where it is small, without."""
+    """The search begins with a sample of the latent or, for small pictures, without one."""
     codec, image = make_codec(tiny_config, context), photo.crop((0, 0, side, side))
     latent = codec.analyze(image)
     smallest, largest = (len(codec.compress(latent, quality=quality, lossless=False)) for quality in (0, 4))
@@ -227,7 +230,7 @@ def test_a_fixed_rate_model_takes_its_own_size_for_a_target(tiny_config, photo):
 
 @pytest.mark.parametrize("context", sorted(CONTEXTS))
 def test_rdoq_lowers_symbols_on_which_nothing_depends(tiny_config, photo, context):
-    """The shorter file decodes, saves what it was asked to, and leaves all symbols but a few as they were."""
+    """The shorter file decodes, saves the requested bits, and changes only a few symbols."""
     codec = make_codec(tiny_config, context)
     image = photo.crop((0, 0, 256, 256))
     quality = 1500 / 1024
@@ -251,7 +254,7 @@ def test_rdoq_lowers_symbols_on_which_nothing_depends(tiny_config, photo, contex
 def test_the_symbols_lowered_first_save_most_for_the_error_they_add(tiny_config):
     tables = make_codec(tiny_config, "none").latent_codec.tables
     index, symbols = np.full(5, 60, dtype=np.uint8), np.array([1, 1, -1, 0, 3], dtype=np.int32)
-    # Of what were 0.55, 0.95, −0.6, 0 and 3.1 the last one is rounded towards zero already.
+    # The values were 0.55, 0.95, −0.6, 0 and 3.1. Rounding has already moved the last one towards zero.
     rounding = torch.tensor([-0.45, -0.05, 0.4, 0, 0.1])
     one = savings_y(tables, symbols[:1], index[:1], index[:1])[0]
     for count, expected in enumerate(([0, 1, -1, 0, 3], [0, 1, 0, 0, 3], [0, 0, 0, 0, 3], [0, 0, 0, 0, 3])):

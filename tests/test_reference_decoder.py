@@ -25,7 +25,7 @@ SHIPPED = shipped.names()
 
 
 def golden(case):
-    """A golden file's bytes and its model, which a lossless one does without."""
+    """The bytes of a golden file, and its model, which is None for a lossless one."""
     name = VERSION_2.get(case, {"model": case}).get("model")
     model = name and reference.read_model(GOLDEN / f"{name}.safetensors")
     return (GOLDEN / f"{case}.agv").read_bytes(), model
@@ -93,23 +93,23 @@ def test_latents_are_equal_to_the_last_bit(tmp_path, photo, context, transforms,
     }
     model = lively_model(config)
     with torch.no_grad():
-        # Weights so large that layers, and kinds of cells, differ in how many bits they keep.
+        # Large weights, so that the number of bits differs between layers and kinds of cells.
         for network in (model.h_s, model.context):
             for name, weight in network.named_parameters():
                 if weight.ndim > 1 and not name.startswith(("from_context", "head")):
                     weight *= 25
         if context != "none":
-            # Only with the features that are added to it is this sum too large for 24 bits.
+            # This sum exceeds 24 bits only with the features that are added to it.
             row = model.context.from_context.weight[0]
             row *= 63.5 / row.abs().sum()
-        # Such layers amplify, but hardly a value shall reach the limit.
+        # These layers amplify, but few values should reach the limit.
         model.hyper_gain.log_inverse.uniform_(-10, -8)
     file = model_file.from_model(model)
     file.save(tmp_path / "model.safetensors")
     data = Codec(file).compress(photo.crop((200, 50, 300, 120)), quality=1.3, lossless=False)
     parsed = reference.parse(data, reference.read_model(tmp_path / "model.safetensors"))
     assert np.array_equal(parsed.y_hat, latent_by_torch(file, parsed))
-    assert len(np.unique(parsed.y_hat - np.rint(parsed.y_hat))) > 100  # means are not all at the limit
+    assert len(np.unique(parsed.y_hat - np.rint(parsed.y_hat))) > 100  # most means are below the limit
 
 
 def assert_decodes_shipped_model(name, photo, size, qualities):

@@ -1,4 +1,4 @@
-"""An encoder that searches: never worse, always on target, the same each time, and every decoder reads its files."""
+"""The search of the encoder: never worse, always on target, deterministic, and readable by every decoder."""
 
 import copy
 import math
@@ -31,7 +31,7 @@ def few_steps(monkeypatch):
 
 @pytest.fixture
 def crop(photo):
-    """Sides that are not multiples of what the model takes."""
+    """A crop whose sides are not multiples of the model's stride."""
     return np.asarray(photo)[100:150, 60:150].copy()
 
 
@@ -92,7 +92,7 @@ def test_a_large_picture_is_refined_in_tiles(monkeypatch, photo):
     assert np.all(np.diff(saved) >= 0)
     assert saved[-1] > 0
     costs = [codec.search.cost(codec.compress(v, quality=1, lossless=False), latent.picture) for v in (latent, refined)]
-    # Tiles see fixed surroundings, so that savings add up but for little.
+    # The surroundings of a tile are fixed, so the savings nearly add up.
     assert costs[1] < costs[0] - 0.5 * saved[-1]
 
 

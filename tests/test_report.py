@@ -1,4 +1,4 @@
-"""Properties of `agvae report`: runs are written by the code that writes real ones, and read back from the page."""
+"""Properties of `agvae report`. The code of real runs writes the runs, and tests read the page back."""
 
 import json
 import math
@@ -35,7 +35,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.w
 
 
 def points(levels=3, worth=0.0, top=None):
-    """An RD curve in the keys of a validation: `worth` dB better at every rate, between levels 0.05 dB worse."""
+    """An RD curve with the keys of a validation: `worth` dB better at every rate, and 0.05 dB worse between levels."""
     qualities = [top] if top is not None else [half / 2 for half in range(2 * levels - 1)]
     found = []
     for quality in qualities:
@@ -87,7 +87,7 @@ def as_curve(name, found, ours=True):
 
 
 def facts_of(folder):
-    """The facts that a model exported from a training run has."""
+    """The facts in a model exported from a training run."""
     return {**json.loads((folder / "run.json").read_text()), "steps": 40, "fingerprint": "0a1b2c3d"}
 
 
@@ -114,7 +114,7 @@ LAMBDAS = (0.0003, 0.003873, 0.05)
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """A sweep with everything in it: three models, fixed-rate models, and evaluations on Kodak beside JPEG."""
+    """A sweep of three models and fixed-rate models, with evaluations on Kodak beside JPEG."""
     folder = tmp_path_factory.mktemp("sweep")
     write_training(folder / "train" / "0")
     write_training(folder / "train" / "1", "model/entropy=symmetric", curve=points(worth=-0.3))
@@ -144,7 +144,7 @@ def comparison(sweep):
 
 
 class Page(HTMLParser):
-    """What a browser would find: elements with their attributes, and the text of each script and style."""
+    """The content of a page: elements with their attributes, and the text of each script and style."""
 
     def __init__(self, path):
         super().__init__()
@@ -358,7 +358,7 @@ def test_ablations_compare_models_that_differ_in_one_choice(comparison):
 
 def test_the_loss_between_levels_is_the_one_that_was_put_there(comparison):
     found = {measured.model.index: gap for measured, gap in gaps(comparison.panels[1].models)}
-    # The points lie on a line of dB over log rate, 9 dB for a rate 12 times as high.
+    # dB is linear in log rate: a rate 12 times as high gives 9 dB more.
     rate = 100 * math.expm1(math.log(12) / 9 * 0.05)
     for index in (0, 1, 2):
         assert found[index].mean["psnr-rgb"] == pytest.approx(0.05, abs=1e-4)
@@ -379,7 +379,7 @@ def test_tables_of_the_page_have_these_figures(page, comparison):
     assert f">{html._percent(bd_rate(vtm, anchor.curve).percent)}</td>" in text
 
 
-# ------------------------------------------------------- what can be wrong
+# -------------------------------------------------------- damaged runs
 
 
 def test_nothing_usable_is_one_line_and_status_1(tmp_path, capsys):
@@ -444,7 +444,7 @@ def test_what_is_wrong_with_a_run_is_said_and_the_rest_reported(tmp_path, capsys
     assert runs["cut"].curve_step == 20
     assert runs["damaged"].scalars["train/loss"] == [(4, 1.5), (9, 2.0)]
     assert len(runs["other"].curve.results["bpp"]) == 5
-    assert runs["unconfigured"].facts["model"]["gain"]["levels"] == 3  # the checkpoint knows
+    assert runs["unconfigured"].facts["model"]["gain"]["levels"] == 3  # read from the checkpoint
 
 
 def test_what_is_wrong_with_an_evaluation_is_said_and_the_rest_reported(tmp_path, capsys):
@@ -473,7 +473,7 @@ def test_what_is_wrong_with_an_evaluation_is_said_and_the_rest_reported(tmp_path
         f"{part}: left out 1 image",
     ):
         assert f"agvae: note: {words}" in err, words
-    # Means over other images are not compared.
+    # Means over different images are not compared.
     panels = compare(read_runs([tmp_path])).panels
     assert [[m.model.label for m in panel.models] for panel in panels] == [[f"model ({good})"], [f"model ({part})"]]
     assert [curve.name for curve in panels[0].codecs] == ["jpeg", "strange"]
@@ -538,7 +538,7 @@ def test_the_page_works_in_a_browser(browser, page, width, height, touch, scheme
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
         area = plots.nth(i).evaluate("e => e._fullLayout._size.h")
-        assert area > 150  # legends leave room for the curves
+        assert area > 150  # the legend leaves room for the curves
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width  # tables fit
@@ -571,7 +571,7 @@ RD = '.plot[data-figure="rd-kodak-1"]'
 
 
 def without_ms_ssim():
-    """Published curves that are drawn and have no MS-SSIM."""
+    """Names of published curves that are drawn but have no MS-SSIM."""
     drawn = {c.name: c for metric in ("psnr-rgb", "ms-ssim-rgb") for c in background_curves(metric)}
     return [curve for curve in drawn.values() if not np.isfinite(quality_db(curve, "ms-ssim-rgb")).any()]
 

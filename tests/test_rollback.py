@@ -1,4 +1,4 @@
-"""A run that diverges goes back to its last good weights, also after a resume; a healthy run is left alone."""
+"""A run that diverges goes back to its last good weights, even after it was resumed. A healthy run does not."""
 
 import math
 import os
@@ -86,7 +86,7 @@ def test_noise_is_no_divergence():
 def test_only_weights_with_a_loss_near_the_best_are_worth_keeping():
     assert judge([], [1.0] * 40, best=0.9).sane
     assert not judge([], [1.3] * 40, best=1.0).sane
-    assert not judge([1.0] * 150, [1.3] * 50, best=1.0).sane  # it begins to rise
+    assert not judge([1.0] * 150, [1.3] * 50, best=1.0).sane  # the loss begins to rise
     assert judge([9.0] * 10, [1.0] * 50, best=9.0).sane
 
 
@@ -95,14 +95,14 @@ def test_only_weights_with_a_loss_near_the_best_are_worth_keeping():
 
 @pytest.fixture
 def inject(any_inject, monkeypatch):
-    """Runs with callbacks, in which four steps are a window and losses are exact."""
+    """Adds callbacks to runs whose window has four steps and whose losses are taken as exact."""
     for name, value in (("WINDOW", 4), ("START", 2), ("ERRORS", 0.0)):
         monkeypatch.setattr(rollback, name, value)
     return any_inject
 
 
 class Losses(Callback):
-    """Replaces the losses that are watched: by those of a script, by step from 1 on, and by 1 elsewhere."""
+    """Replaces the watched losses by those of a script, {step from 1 on: loss}, and by 1 in all other steps."""
 
     def __init__(self, script: dict[int, float] | None = None):
         self.script = script or {}
@@ -112,7 +112,7 @@ class Losses(Callback):
 
 
 def short(run_dir, steps: int, *options: str):
-    """A run of so many steps, looked at every second one."""
+    """A run of `steps` steps, with a check after every second one."""
     return train(configure(run_dir, *QUICK, f"trainer.max_steps={steps}", *options))
 
 
@@ -201,7 +201,7 @@ def test_a_healthy_run_is_that_of_one_without_a_way_back(tmp_path, inject):
 
 
 class Broken(Callback):
-    """Blows the decoder up after a step, once: its pictures are not finite any more."""
+    """Breaks the decoder once, after a step, so that its pictures are not finite."""
 
     def __init__(self, step: int):
         self.step = step
@@ -295,7 +295,7 @@ def test_between_two_checks_nothing_reads_from_the_device():
     trainer = SimpleNamespace(
         fit_loop=SimpleNamespace(_should_accumulate=lambda: False), log_every_n_steps=0, max_steps=-1, should_stop=False
     )
-    loss, skipped = torch.tensor(1.0, device="meta"), torch.tensor(False, device="meta")  # which cannot be read
+    loss, skipped = torch.tensor(1.0, device="meta"), torch.tensor(False, device="meta")  # unreadable
     module = SimpleNamespace(step_loss=loss, step_skipped=skipped)
     for step in range(1, 5):
         trainer.global_step = step

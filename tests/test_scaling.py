@@ -1,4 +1,4 @@
-"""Many processes and data in shards: one run directory, the gradients of one large batch, no sample lost or doubled."""
+"""Many processes and sharded data: one run directory, the gradients of one large batch, no lost or doubled sample."""
 
 import collections
 import csv
@@ -192,7 +192,7 @@ def test_a_sweep_with_two_processes_a_run_does_each_job_once_on_both(tmp_path):
 def test_clipping_under_fsdp_goes_by_the_norm_over_all_processes(monkeypatch):
     module = module_on(0, configure("run_dir=."))
     module._trainer.strategy = FSDPStrategy()
-    # The other three processes hold as much as this one.
+    # The other three processes have the same gradients as this one.
     monkeypatch.setattr(module._trainer.strategy, "reduce", lambda value, reduce_op: {"sum": 4}[reduce_op] * value)
     optimizer = SimpleNamespace(
         param_groups=[{"params": module.model.network_parameters()}, {"params": module.model.quantile_parameters()}],
@@ -205,7 +205,7 @@ def test_clipping_under_fsdp_goes_by_the_norm_over_all_processes(monkeypatch):
     assert share == pytest.approx(0.5, rel=1e-3)
 
 
-# ---- what a run says and where it writes ------------------------------------------------------------------------
+# ---- the output and the folder of a run -------------------------------------------------------------------------
 
 
 def test_a_step_is_one_of_the_optimiser_and_is_spelled_out(tmp_path, capsys):
@@ -225,7 +225,7 @@ def test_what_fsdp_would_do_wrong_is_refused(tmp_path, overrides):
 
 @pytest.fixture
 def torchrun_environment(monkeypatch):
-    """As torchrun leaves it for a process; its store is in this one."""
+    """The environment that torchrun sets for a process. This process holds the store."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -278,7 +278,7 @@ def metrics(run_dir: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def two_devices(tmp_path_factory) -> list[dict[str, float]]:
-    """What a run with trainer=ddp on two devices logs."""
+    """The logged values of a run with trainer=ddp on two devices."""
     folder = tmp_path_factory.mktemp("ddp")
     end(start(str(ROOT / "train.py"), *LONGER, "trainer=ddp", *TINY_RUN, "trainer.devices=2", cwd=folder))
     return metrics(next((folder / "outputs" / "train").iterdir()))
@@ -300,7 +300,7 @@ def test_every_launcher_logs_the_losses_of_ddp_in_one_directory(two_devices, tmp
     else:
         processes = []
         for rank in range(2):
-            clock = {"TZ": f"UTC{rank}"}  # the processes do not agree on the time of day
+            clock = {"TZ": f"UTC{rank}"}  # the clocks of the processes differ
             if launcher == "torchrun":
                 where = ["--master-addr", "127.0.0.1", "--master-port", address["MASTER_PORT"]]
                 node = [
@@ -343,7 +343,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(pictures, tmp_path_factory) -> Path:
-    """They in shards of some four images each."""
+    """The pictures in shards of about four images each."""
     out = tmp_path_factory.mktemp("data") / "shards"
     write_shards(pictures, out, shard_bytes=160_000)
     return out

@@ -1,6 +1,6 @@
-"""Model files of strangers: whatever is in them, they load or end in one sentence, quickly and in little memory.
+"""Damaged and hostile model files load, or are refused with one sentence, quickly and in little memory.
 
-Each case is drawn from its own number; `pytest tests/test_strange_models.py -k "[17]"` repeats the block that a
+Each case is drawn from its own number. `pytest tests/test_strange_models.py -k "[17]"` repeats the block that a
 failure names. benchmarks/soak.py runs many more of them.
 """
 
@@ -20,7 +20,7 @@ CASES, BLOCK = 180, 60
 
 
 class Container(NamedTuple):
-    """A safetensors file taken apart: its JSON header, and the bytes that follow."""
+    """The parts of a safetensors file: its JSON header and the bytes after it."""
 
     header: dict[str, Any]
     data: bytes
@@ -36,7 +36,7 @@ class Container(NamedTuple):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the file says of its model."""
+        """The file's description of its model."""
         return json.loads(self.header["__metadata__"]["agvae"])
 
     def with_metadata(self, metadata: Any) -> "Container":
@@ -51,11 +51,11 @@ STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 7, 8.0, 0.5, -0.0, 1e308, float("nan"), float("inf"), 1024, 1025, 2**31, 2**64),
     *("", "none", "hcvr", "quadtree", "depthwise", "\n\x1b[31m", "é" * 5000, [], [1], {}, {"name": "none"}, 10**4000),
 )
-"""Values where others are expected."""
+"""Values to put where others are expected."""
 
 
 def flip_bits(file: bytes, rng: np.random.Generator) -> bytes:
-    """One to eight bits, more often than not of the header."""
+    """Flip one to eight bits, mostly in the header."""
     data, (length,) = bytearray(file), struct.unpack("<Q", file[:8])
     end = 8 + length if rng.random() < 0.7 else len(data)
     for bit in rng.integers(8 * end, size=rng.integers(1, 9)):
@@ -64,19 +64,19 @@ def flip_bits(file: bytes, rng: np.random.Generator) -> bytes:
 
 
 def cut(file: bytes, rng: np.random.Generator) -> bytes:
-    """The end, or the beginning."""
+    """Cut off the end or the beginning."""
     at = rng.integers(len(file))
     return file[:at] if rng.random() < 0.7 else file[at:]
 
 
 def header_length(file: bytes, rng: np.random.Generator) -> bytes:
-    """A header of another length."""
+    """Change the length of the header."""
     lengths = (0, 1, 2, len(file) - 8, len(file), 10**8, 10**8 + 1, 2**31, 2**63, 2**64 - 1)
     return struct.pack("<Q", int(rng.choice(np.array(lengths, dtype=np.uint64)))) + file[8:]
 
 
 def tensor_entry(file: bytes, rng: np.random.Generator) -> bytes:
-    """A tensor's type, shape or place in the file, as the header states them."""
+    """Change the type, shape or position of a tensor in the header."""
     container = Container.of(file)
     entry = container.header[rng.choice(container.names())]
     kind = rng.integers(4)
@@ -98,7 +98,7 @@ def tensor_entry(file: bytes, rng: np.random.Generator) -> bytes:
 
 
 def other_tensors(file: bytes, rng: np.random.Generator) -> bytes:
-    """Tensors that are missing, renamed, or that were not asked for."""
+    """Remove, rename, add or exchange tensors."""
     container = Container.of(file)
     header, name = container.header, str(rng.choice(container.names()))
     kind = rng.integers(4)
@@ -115,7 +115,7 @@ def other_tensors(file: bytes, rng: np.random.Generator) -> bytes:
 
 
 def configuration(file: bytes, rng: np.random.Generator) -> bytes:
-    """One value, at any depth, of what the file says of its model; or one more key."""
+    """Change one value in the description of the model, at any depth, or add a key."""
     container = Container.of(file)
     metadata = container.metadata
     place = metadata
@@ -130,7 +130,7 @@ def configuration(file: bytes, rng: np.random.Generator) -> bytes:
 
 
 def widths(file: bytes, rng: np.random.Generator) -> bytes:
-    """A model of other parts, of any sizes."""
+    """Describe a model of other parts and random sizes."""
     container = Container.of(file)
     metadata, config = container.metadata, container.metadata["model"]
     sizes = [int(n) for n in 2 ** rng.uniform(0, 10, 5)]
@@ -146,13 +146,13 @@ def widths(file: bytes, rng: np.random.Generator) -> bytes:
 
 
 def metadata_text(file: bytes, rng: np.random.Generator) -> bytes:
-    """Text in the place of the metadata: no JSON, another value, very deep or very long."""
+    """Replace the metadata by text that is no JSON, another value, very deep or very long."""
     texts = ("", "{", "null", "[]", "1", '"x"', "[" * 10**5, '{"a":' * 10**5, "9" * 10**5, '{"model": {}, "format": 1}')
     return Container.of(file).with_metadata(texts[rng.integers(len(texts))]).pack()
 
 
 def numbers(file: bytes, rng: np.random.Generator) -> bytes:
-    """Numbers of a tensor: none of them finite, very large, unsorted, or not those of a sum."""
+    """Replace numbers of a tensor by infinite, very large, unsorted or inconsistent ones."""
     container = Container.of(file)
     name = str(rng.choice(container.names(str(rng.choice(["model.", "tables."])))))
     entry = container.header[name]
@@ -180,7 +180,7 @@ MUTATIONS: tuple[Callable[[bytes, np.random.Generator], bytes], ...] = (
 
 
 def _text(metadata: Any) -> str:
-    """JSON of values whose digits Python does not write by itself."""
+    """JSON of the metadata, even with numbers that Python does not write because they are too long."""
     return json.dumps(metadata, default=str) if not _has_long(metadata) else _with_long(metadata)
 
 
@@ -200,13 +200,13 @@ def _with_long(metadata: Any) -> str:
 
 
 def mutated(file: bytes, case: int) -> tuple[str, bytes]:
-    """The name of a mutation, and what it makes of a file."""
+    """The name of a mutation, and the mutated file."""
     mutation = MUTATIONS[case % len(MUTATIONS)]
     return mutation.__name__, mutation(file, np.random.default_rng(case))
 
 
 def outcome(path, file: bytes) -> tuple[str | None, float]:
-    """The sentence with which a file is refused, None if it loads; seconds."""
+    """The sentence that refuses a file, or None if it loads, and the seconds."""
     path.write_bytes(file)
     start = time.process_time()
     try:
@@ -217,13 +217,13 @@ def outcome(path, file: bytes) -> tuple[str | None, float]:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether a person can read it: one line, not long, no control characters."""
+    """Whether a text is readable: one line, not long, no control characters."""
     return text.isprintable() and 0 < len(text) < 500
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[bytes]:
-    """Sound model files, of each kind of context and of transforms."""
+    """Sound model files with several contexts and transforms."""
     path, made = tmp_path_factory.mktemp("models") / "sound.safetensors", []
     depthwise = {"name": "depthwise", "N": 8, "M": 12, "blocks": 1}
     for changes in (

@@ -1,4 +1,4 @@
-"""The bound on a depthwise network's stream: no picture makes a model fail, and ordinary ones do not meet it."""
+"""The bound on the activations of depthwise networks: no picture makes a model fail, and photos stay below it."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ PATTERNS = {
 
 
 def hard_pictures():
-    """(128, 128, 3) uint8 pictures at the end of what pixels can do."""
+    """Pictures with the largest possible contrasts, (128, 128, 3) uint8."""
     for pattern in PATTERNS.values():
         yield np.repeat(pattern[..., None], 3, 2).astype(np.uint8) * 255
     squares = ((ROW + COLUMN) % 2)[..., None]
@@ -41,7 +41,7 @@ def test_the_bound_changes_no_symbol_of_a_photo(photo, monkeypatch):
 
 
 def test_the_bound_holds_for_every_block(monkeypatch):
-    """In the kernel too, which computes the blocks here: without it these pictures cannot be coded."""
+    """The kernel, which computes the blocks here, applies it too. Without it, these pictures cannot be coded."""
     codec, picture = Codec.load("agvae-mse"), next(hard_pictures())
     monkeypatch.setattr(layers, "STREAM_BOUND", float("inf"))
     with pytest.raises(ValueError, match="a symbol lies past"):

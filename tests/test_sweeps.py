@@ -1,4 +1,4 @@
-"""Sweeps: the same grid for Hydra and for W&B, every point of it a model, and several runs by one command."""
+"""Sweeps: Hydra and W&B have the same grid, every point of it is a model, and one command makes several runs."""
 
 import itertools
 import os
@@ -52,7 +52,7 @@ def points(name: str) -> list[dict]:
 
 
 def wandb_grid(name: str) -> list[list[str]]:
-    """The overrides of each run of sweeps/NAME.yaml, as W&B's agent puts them on the command line."""
+    """The overrides of each run of sweeps/NAME.yaml, as W&B's agent writes them on the command line."""
     sweep = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text())
     assert (sweep["method"], sweep["program"]) == ("grid", "train.py")
     command = ["${env}", "${interpreter}", "${program}", f"sweep={name}", "${args_no_hyphens}"]
@@ -84,7 +84,7 @@ def test_hydra_and_wandb_run_the_same_grid_and_every_point_is_a_model(name):
             model = AGVAE.from_config(config["model"])
         lambdas = level_lambdas(config["loss"], model.levels)
         made.add((str(config["model"]), *lambdas, config["loss"]["level_sampling"]))
-    assert len(made) == len(grid)  # no two alike
+    assert len(made) == len(grid)  # all differ
 
 
 def test_numbers_of_gain_vectors_span_one_range_and_one_vector_is_a_fixed_rate_model_at_each_lambda():
@@ -120,7 +120,7 @@ def test_a_sweep_goes_with_another_loss_and_experiment():
 
 
 def job(tmp_path: Path, *task: str) -> SimpleNamespace:
-    """What a job of a multirun knows of itself."""
+    """The settings that a job of a multirun has."""
     directory = tmp_path / "it's here"
     directory.mkdir()
     overrides = SimpleNamespace(hydra=["hydra.mode=MULTIRUN"], task=list(task))
@@ -173,7 +173,7 @@ def test_a_sweep_runs_on_two_processes_each_and_goes_on_after_a_failure(tmp_path
     for number, sampling in ((1, "sample"), (3, "batch")):
         folder = tmp_path / "sweep" / str(number)
         assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["level_sampling"] == sampling
-        assert len((folder / "rd.csv").read_text().splitlines()) == 1 + 11  # of one process
+        assert len((folder / "rd.csv").read_text().splitlines()) == 1 + 11  # only one process writes
         assert (folder / ".hydra" / "overrides.yaml").exists()
         assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
 

@@ -1,4 +1,4 @@
-"""The integer tables agree with the densities, are exact as distributions, and refuse nonsense."""
+"""The integer tables agree with the densities, are exact distributions, and refuse nonsense."""
 
 from itertools import pairwise
 
@@ -38,7 +38,7 @@ def rows(flat, start):
 
 
 def sign_masses(tables):
-    """Masses of zero, neg and pos: (rows, 3)."""
+    """The masses of zero, neg and pos, (rows, 3)."""
     ends = np.pad(tables.sign, ((0, 0), (1, 1)))
     ends[:, -1] = TOTAL
     return np.diff(ends) / TOTAL
@@ -79,12 +79,12 @@ def test_masses_agree_with_scipy(tables, tail, i_l, i_r):
         symbols = side * np.arange(1, len(given_side) + 1)
         ends = [cdf(tables.form, symbols + h, sigma_l, sigma_r, tail) for h in (-0.5, 0.5)]
         expected = ends[1] - ends[0]
-        # One unit of 2^-16 in each of the two steps, and one for what the positive frequencies of the tail take away.
+        # One unit of 2^-16 for each of the two steps, and one for the positive frequencies of the tail.
         np.testing.assert_allclose(mass * given_side, expected, rtol=0.01, atol=3 / TOTAL)
 
 
 def test_integer_tables_cost_few_bits_more_than_the_density(tables, tail):
-    """Less than 0.1 % for the whole of a σ's alphabet, over equal sides from 0.2 up."""
+    """The cost is below 0.1 % over the alphabets of all σ from 0.2 on, with equal sides."""
     diagonal = np.arange(len(SCALES)) * (1 if tables.form == "symmetric" else len(SCALES) + 1)
     signs = sign_masses(tables)[diagonal]
     excess, entropy = 0.0, 0.0
@@ -145,11 +145,11 @@ def test_scale_index_is_the_nearest_point_in_log_sigma():
 
 
 def test_nearest_scale_costs_less_than_a_thousandth_in_bits():
-    """σ log-uniform over the whole grid, and over the low end where most of a latent lies."""
+    """This holds for log-uniform σ over the whole grid, and over its low end, where most of a latent lies."""
     symbols = np.arange(-1300, 1301)
 
     def masses(sigma):
-        # The two halves of a symmetric Gaussian, so that small tails keep their digits.
+        # Computed from the upper tail of both halves, so that small masses keep their precision.
         edge = np.abs(symbols)[None] / sigma[:, None]
         half = 0.5 / sigma[:, None]
         return np.maximum(norm.sf(edge - half) - norm.sf(edge + half), 1e-300)

@@ -1,4 +1,4 @@
-"""Threads that do not fight: passive waiting, and no more of them than cores that are allowed and free."""
+"""Threads that do not compete: they wait passively, and there are no more of them than allowed and free cores."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def test_a_number_of_threads_given_is_taken_and_has_to_be_one(torch_threads, mon
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads.use_threads(3)
     assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (3, "3")
-    threads.use_threads(None)  # as the user has set it
+    threads.use_threads(None)  # keeps the user's setting
     assert torch.get_num_threads() == 3
     for wrong in (0, -1, 1.5, "two", True):
         with pytest.raises(ConfigError, match="threads must be a positive integer"):

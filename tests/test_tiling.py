@@ -1,4 +1,4 @@
-"""Tiles: they cover the map once, and networks run in them give what they give in one run."""
+"""Tiles cover the map once, and networks give the same output in tiles as in one run."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_tiles_cover_the_map_once_and_their_halos_stay_inside(size, side):
         rows, columns = tile.read
         assert (rows.start, columns.start) == (max(0, tile.top - 3), max(0, tile.left - 3))
         assert (rows.stop, columns.stop) == (min(size[0], tile.bottom + 3), min(size[1], tile.right + 3))
-        # No run takes more memory than that of a whole tile with its halos.
+        # No run takes more memory than a whole tile with its halo.
         assert (rows.stop - rows.start) * (columns.stop - columns.start) <= (side + 6) ** 2
     assert visits.eq(1).all()
 
@@ -60,7 +60,7 @@ def test_no_network_reaches_past_its_halo(name, part, channels, in_scale, out_sc
     inside = torch.zeros_like(seen)
     inside[centre - reach : centre + reach + 1, centre - reach : centre + reach + 1] = True
     assert not (seen & ~inside).any()
-    # And no wider than it must be: tiles pay for their halos.
+    # The halo is no wider than necessary, because it costs time.
     assert (seen & inside)[centre].sum() > 2 * reach - 4
 
 
@@ -121,11 +121,11 @@ def test_tiles_join_to_the_untiled_run(name, part, channels, in_scale, out_scale
 
 @pytest.mark.parametrize(("context", "count"), [("none", 4), ("checkerboard", 1)])
 def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config, context, count, monkeypatch):
-    """Without context they come in bands of rows, else in one piece."""
+    """Without context, they are computed in bands of rows, otherwise in one piece."""
     tiny_config["context"]["name"] = context
     model = exact(lively_model(tiny_config))
     z = torch.randint(-5, 6, (1, model.N, 13, 9)).float()
-    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)  # tiles of 4 × 4
+    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)  # makes tiles of 4 × 4
     with torch.inference_mode():
         whole = model.hyper_features(z + model.prior.medians, 1.5)
         parts = list(bands(model, z, 1.5))
@@ -142,7 +142,7 @@ def test_hyper_features_in_tiles_are_equal_to_the_last_bit(tiny_config, context,
 def test_hyper_features_are_computed_where_they_are_read_and_once(tiny_config, monkeypatch):
     tiny_config["context"]["name"] = "checkerboard"
     model = exact(lively_model(tiny_config))
-    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)  # tiles of 4 × 4
+    monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)  # makes tiles of 4 × 4
     seen = []
     h_s = model.h_s.forward
     monkeypatch.setattr(model.h_s, "forward", lambda z: seen.append(z.shape[2:]) or h_s(z))
@@ -161,7 +161,7 @@ def test_a_picture_coded_in_tiles_is_that_coded_whole(tiny_model, photo, monkeyp
     picture = ours.decompress(whole)
     monkeypatch.setattr(tiling, "CPU_WORKSPACE", 1)
     tiled = ours.compress(image, quality=1.5)
-    # A float sum in another order may turn a symbol that lies on the edge.
+    # A float sum in another order may change a symbol near a threshold.
     assert abs(len(tiled) - len(whole)) <= 0.001 * len(whole)
     difference = torch.tensor(list(ours.decompress(whole).tobytes())) - torch.tensor(list(picture.tobytes()))
     assert difference.abs().max() <= 1

@@ -1,4 +1,4 @@
-"""Tracking: what a run leaves in W&B's and TensorBoard's own files, and that neither can end it."""
+"""Tracking: a run's data in the files of W&B and TensorBoard. Failures of either never end the run."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ TINY_RUN = [
 ]
 QUALITIES = (0, 0.5, 1)
 SAVED = 0.1
-"""Share of VTM's bits that the runs here are made to seem to save."""
+"""The share of VTM's bits that the simulated results save."""
 
 
 def run(run_dir: Path, photos: Path, *overrides: str):
@@ -59,7 +59,7 @@ def run(run_dir: Path, photos: Path, *overrides: str):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Pictures to train on, and 24 others, 192×192, which bear the names of Kodak's."""
+    """Training pictures, and 24 others, 192×192, with the names of Kodak's."""
     from skimage.data import astronaut, coffee
 
     folder = tmp_path_factory.mktemp("photos")
@@ -76,7 +76,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def no_account(tmp_path_factory) -> Iterator[None]:
-    """A user of W&B who is not logged in, with a home of its own."""
+    """A user who is not logged in to W&B, with a temporary home."""
     home = str(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_RUN_ID", "NETRC"):
@@ -87,7 +87,7 @@ def no_account(tmp_path_factory) -> Iterator[None]:
 
 
 def with_fewer_bits_than_vtm(compute):
-    """An RD curve's means with rates and qualities as if a trained model had been measured on Kodak."""
+    """Replace the means of an RD curve by those of a simulated model, measured on Kodak."""
     (vtm,) = (curve.results for curve in published_curves() if curve.name == "vtm")
 
     def wrapped(self: RDCurve) -> list[dict[str, float]]:
@@ -102,7 +102,7 @@ def with_fewer_bits_than_vtm(compute):
 
 @pytest.fixture(scope="module")
 def tracked(photos, no_account, tmp_path_factory) -> SimpleNamespace:
-    """A run of two steps, resumed for two more, validated after the second: its folder and what W&B's files hold."""
+    """A run of two steps, resumed for two more and validated after each second: its folder and W&B's files."""
     run_dir = tmp_path_factory.mktemp("tracked")
     drawn = []
 
@@ -125,7 +125,7 @@ def tracked(photos, no_account, tmp_path_factory) -> SimpleNamespace:
 
 
 class Offline:
-    """What an offline run's own file holds."""
+    """The content of the file of an offline run."""
 
     def __init__(self, folder: Path):
         (path,) = folder.glob("*.wandb")
@@ -141,7 +141,7 @@ class Offline:
         return [r.artifact for r in self.records if r.HasField("artifact") and r.artifact.type == "model"]
 
     def values(self, key: str) -> list[Any]:
-        """What was logged as `key`, in order."""
+        """The values logged as `key`, in order."""
         return [row[key] for row in self.history if key in row]
 
     def table(self, key: str) -> list[dict[str, Any]]:
@@ -162,7 +162,7 @@ class Offline:
 
 
 def read_records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: a log in LevelDB's format, of blocks of 32 KiB, after a header of 7 bytes."""
+    """The records of a .wandb file: a header of 7 bytes, then a log in LevelDB's format with blocks of 32 KiB."""
     data, position, parts = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
     while position + 7 <= len(data):
@@ -172,7 +172,7 @@ def read_records(path: Path) -> Iterator[Any]:
         _, length, kind = struct.unpack_from("<IHB", data, position)
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             yield wandb_internal_pb2.Record.FromString(parts)
             parts = b""
 
@@ -203,7 +203,7 @@ def test_scalars_have_the_step_as_their_axis_and_a_best_in_the_summary(tracked):
 def test_each_validation_logs_rate_and_quality_at_each_level_and_bd_rates_on_kodak(tracked):
     lines = [line.split(",") for line in (tracked.run_dir / "rd.csv").read_text().splitlines()[1:4]]
     for row in (row for row in tracked.first.history if "val/loss" in row):
-        step = row["trainer/global_step"] + 1  # Lightning logs with the number of the step before
+        step = row["trainer/global_step"] + 1  # Lightning logs the number of the previous step
         for values in (line for line in lines if int(line[0]) == step):
             logged = [row[f"val/{key}_q{float(values[1]):g}"] for key in ("bpp", "psnr", "ms_ssim")]
             assert logged == pytest.approx([float(value) for value in values[2:]], rel=1e-4)
@@ -247,7 +247,7 @@ def test_a_fixed_panel_of_reconstructions_has_error_maps(tracked, photos):
     assert np.array_equal(picture[40 : 40 + 192, 8 : 8 + 192], original)  # pixel for pixel
     decoded, error = (picture[top : top + 192, 208 : 208 + 192].astype(int) for top in (40, 272))
     wrong = np.abs(decoded - original).mean(axis=2)
-    assert error.sum(axis=2)[wrong > 32].min() > 600  # the brightest of the map
+    assert error.sum(axis=2)[wrong > 32].min() > 600  # the brightest colour of the map
     assert error.sum(axis=2)[wrong < 4].max(initial=0) < 300
 
 
@@ -348,7 +348,7 @@ def test_what_wandb_cannot_do_is_one_warning_and_no_end_of_a_run(tmp_path, photo
     assert trainer.global_step == 2
     assert calls == ["offline", "offline"]
     assert sum("no route to host" in record.message for record in caplog.records) == 1
-    # once of the logger, for scalars, and once of what it is shown
+    # one warning is from the logger, for scalars, and one from the tracking callback
     assert sum("the service has died" in record.message for record in caplog.records) == 2
     assert "val/loss" in next((tmp_path / "csv").rglob("metrics.csv")).read_text()
 

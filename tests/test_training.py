@@ -1,4 +1,4 @@
-"""Training: the loss, the optimiser, reproducibility, and what is on disk however a run ends."""
+"""Training: the loss, the optimiser, reproducibility, and the files of a run, however it ends."""
 
 import http.server
 import itertools
@@ -242,7 +242,7 @@ def inject(monkeypatch):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
-    """A run of 8 steps, epochs being 3, validated after every fourth."""
+    """A run of 8 steps, with epochs of 3 steps and a validation after every fourth step."""
     run_dir = tmp_path_factory.mktemp("uninterrupted")
     train(configure(run_dir, "trainer.max_steps=8", "ema.decay=0.9", "trainer.val_check_interval=4"))
     return run_dir
@@ -414,7 +414,7 @@ def test_options_of_the_optimiser_given_on_resuming_hold(tmp_path, scheduler):
         assert schedule["min_lrs"][0] == pytest.approx(1e-7)
 
 
-# --- choices that cannot work
+# --- invalid choices
 
 
 @pytest.mark.parametrize(
