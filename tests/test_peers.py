@@ -344,7 +344,7 @@ def test_an_imported_mean_scale_hyperprior_gives_its_picture_and_rates():
 
 @pytest.mark.parametrize("widths", [(12, 12), (8, 20)])
 def test_an_imported_mbt2018_decodes_to_its_picture(widths):
-    """It gets the wider context multiscale. CompressAI's own codec is the reference, and rounds around the means too."""
+    """It gets the wider context multiscale. The reference is CompressAI's codec, which rounds around the means too."""
     torch.manual_seed(0)
     theirs = lively(JointAutoregressiveHierarchicalPriors(*widths))
     theirs.update(force=True)

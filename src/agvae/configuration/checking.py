@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 
 
 def _place(section: type[Section], steps: Iterable[Any], config: Any, prefix: str) -> _Place:
-    """The value to which pydantic's `steps` lead, which also go into lists and unions of plain values."""
+    """The place that pydantic's `steps` lead to. Steps into a list or a union of plain values do not count."""
     parts, choice, words = [prefix] if prefix else [], "", "a section of keys"
     here: type[Section] | None = section
     options: dict[str, type[Section]] = {}

@@ -123,12 +123,11 @@ class Entropy(Section):
 
 class BuiltInContext(Section):
     name: Literal["none", "checkerboard", "multiscale", "quadtree"] = Field(
-        description="how elements of y help to predict others; the numbers of passes are 1, 2, one per wavefront, 4"
+        description="how decoded elements of y help to predict others; passes: 1, 2, one per wavefront, 4"
     )
     width: Width | None = Field(
         None,
-        description="half the channels of the output of h_s and of the convolutions of ŷ; null: M; none does not use "
-        "it",
+        description="half the output channels of h_s and of the convolutions of ŷ; null: M; none does not use it",
     )
 
 
@@ -159,7 +158,7 @@ class CompressAI(Section):
         "cheng2020-anchor, cheng2020-attn; for all rates bmshj2018-hyperprior-vbr, mbt2018-mean-vbr, mbt2018-vbr"
     )
     quality: Annotated[int, Field(ge=1, le=8)] = Field(
-        description="sets the widths, and λ unless loss.lambdas is set; …-vbr does not use it"
+        description="sets the widths, and λ if loss.lambdas is null; …-vbr does not use it"
     )
     N: Width | None = Field(description="channels inside the transforms and of z; null: CompressAI's")
     M: Width | None = Field(description="channels of the latent y; null: CompressAI's; cheng2020 has no M")

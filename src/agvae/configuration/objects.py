@@ -80,7 +80,7 @@ class Rollback(Section):
         description="steps in a row with a loss or gradient that is not finite, after which a run has diverged"
     )
     growth: Annotated[float, Field(gt=1, le=1000)] = Field(
-        description="a run has also diverged when its smoothed loss is over so many times its best"
+        description="a run has also diverged when its smoothed loss exceeds its best by this factor"
     )
     factor: Annotated[float, Field(gt=0, le=1)] = Field(description="going back multiplies the learning rate by this")
     limit: Annotated[int, Field(ge=0, le=1000)] = Field(
@@ -160,8 +160,8 @@ Other = Annotated[Instance, Tag(OTHER)]
 
 
 class Callbacks(Section, extra="allow"):
-    """Lightning's callbacks; null for one that is not wanted. Any other joins under a name of its own, as in
-    +callbacks.NAME._target_=package.module.Class, whose other keys are the arguments of that class."""
+    """Lightning's callbacks. Set one to null to leave it out. Add any other callback under a new name, as in
+    +callbacks.NAME._target_=package.module.Class. Its other keys are the arguments of that class."""
 
     __pydantic_extra__: dict[str, Instance | None]
 
@@ -178,7 +178,7 @@ class Callbacks(Section, extra="allow"):
 
 class _File(Section):
     save_dir: FilePath = Field(description="folder of the logs")
-    name: Text = Field(description="folder in it")
+    name: Text = Field(description="name of the subfolder")
 
 
 class CSV(_File):
@@ -199,14 +199,14 @@ class Wandb(Section):
     project: Text = Field(description="W&B's project")
     entity: Text | None = Field(None, description="W&B's user or team; null: your default")
     name: Text | None = Field(None, description="name of the run; null: W&B's own")
-    group: Text | None = Field(None, description="runs to be seen together")
-    tags: list[Text] = Field([], description="words to find the run by")
+    group: Text | None = Field(None, description="group of runs that W&B shows together")
+    tags: list[Text] = Field([], description="words by which to find the run")
     notes: str | None = Field(None, description="a longer text about the run")
     job_type: Text | None = Field(None, description="W&B's type of job")
 
 
 class Logger(Section, extra="allow"):
-    """Lightning's loggers; null for one that is not wanted. Any other joins as callbacks do."""
+    """Lightning's loggers. Set one to null to leave it out. Add others as you add callbacks."""
 
     __pydantic_extra__: dict[str, Instance | None]
 

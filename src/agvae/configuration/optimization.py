@@ -51,7 +51,7 @@ class Optimizer(Section):
         Words("a list of two numbers from 0 to below 1"),
     ] = Field(description="decay of the running mean and square of the gradient")
     weight_decay: Amount = Field(
-        description="adam: L2 penalty on the network; adamw: a weight shrinks by this share of lr in each step"
+        description="adam: L2 penalty on the network; adamw: in each step, a weight shrinks by lr times this share"
     )
 
 
@@ -61,8 +61,8 @@ class _Warm(Section):
 
 class _Ending(_Warm):
     total_steps: Annotated[int, Field(ge=1, le=2**40)] | None = Field(
-        description="null: the whole run, by trainer.max_steps or max_epochs and by trainer.max_time, whichever is "
-        "further; a number: by so many steps alone"
+        description="null: the whole run, in steps (trainer.max_steps or max_epochs) or time (trainer.max_time), "
+        "whichever is further; a number: this many steps"
     )
 
 

@@ -1,4 +1,4 @@
-"""The keys of conf/train.yaml, all of them: what `python train.py` takes."""
+"""All keys of conf/train.yaml: the configuration of `python train.py`."""
 
 import difflib
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,7 +16,7 @@ PARTS = ("g_a", "g_s", "h_a", "h_s", "context", "prior", "gain", "hyper_gain")
 
 
 def _parts(names: list[str]) -> list[str]:
-    """The names. Raises ValueError for one that is no part, with the nearest that is."""
+    """The names. Raises ValueError for a name that is no part. The error gives the nearest one."""
     for name in names:
         if name not in PARTS:
             near = difflib.get_close_matches(name, PARTS, 1, 0.0)[0]
@@ -39,7 +39,7 @@ class Trainer(Section):
 
     Those that conf/trainer/default.yaml does not list are given with a +, as in +trainer.deterministic=true."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(description="auto: the fastest there is")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(description="auto: the fastest available")
     devices: Annotated[
         Annotated[int, Field(ge=-1, le=2**16)]
         | Annotated[str, Field(pattern=r"^(auto|-1|\d+(,\d+)*)$")]
@@ -60,7 +60,7 @@ class Trainer(Section):
     max_steps: Limit = Field(description="optimiser steps; −1: no limit")
     max_epochs: Limit | None = Field(description="passes over the data; −1: no limit")
     max_time: Duration | None = Field(
-        description="time for the whole run, over which the learning rate falls; a resumed run goes on with the rest"
+        description="time for the whole run, over which the learning rate falls; a resumed run has the rest of it"
     )
     accumulate_grad_batches: Count = Field(description="batches per optimiser step")
     gradient_clip_val: Amount | None = Field(description="largest norm of the network's gradient; null: no clipping")
@@ -104,15 +104,15 @@ class EMA(Section):
 class Latents(Section):
     crops: Count | None = Field(
         None,
-        description="train on the latents y = g_a(x) of so many fixed patches, computed once and kept on disk; null: "
-        "on pictures; a number needs freeze with g_a, g_s and gain",
+        description="number of fixed patches whose latents y = g_a(x) are computed once, kept on disk and trained "
+        "on; it needs freeze with g_a, g_s and gain; null: train on pictures",
     )
-    dtype: Literal["float16", "float32"] = Field("float16", description="of the latents on disk")
+    dtype: Literal["float16", "float32"] = Field("float16", description="number format on disk; float32 is exact")
     folder: FilePath = Field(
         "latents",
-        description="where they are kept, in a folder for each g_a, data set and patch size; runs may share it",
+        description="folder of the latents, with a subfolder for each g_a, data set and patch size; runs may share it",
     )
-    gib: Amount = Field(4.0, description="the most that the latents of a run may take on disk")
+    gib: Amount = Field(4.0, description="limit for the latents of a run on disk")
 
 
 class Validation(Section):
@@ -123,7 +123,7 @@ class Validation(Section):
 
 
 class Training(Section):
-    """What `python train.py` takes. Groups such as model/transforms and loss are chosen with group=option."""
+    """The configuration of `python train.py`. Groups such as model/transforms and loss are chosen with group=option."""
 
     GROUPS: ClassVar = (
         "model", "model/transforms", "model/gain", "model/entropy", "model/context", "model/quantizer", "loss", "data",
@@ -187,8 +187,8 @@ class Training(Section):
             return self
         if missing := [name for name in ("g_a", "g_s", "gain") if name not in [*self.freeze, *self._gains_missing()]]:
             raise ValueError(
-                f"freeze must hold {missing[0]} with latents.crops={self.latents.crops}: kept latents teach the "
-                "entropy model alone; set latents.crops=null to train on pictures"
+                f"freeze must hold {missing[0]} with latents.crops={self.latents.crops}: kept latents can train the "
+                "entropy model only; set latents.crops=null to train on pictures"
             )
         if self.compile:
             raise ValueError("compile must be false with latents.crops: the transforms do not run in training steps")

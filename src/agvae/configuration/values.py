@@ -54,7 +54,7 @@ _UNITS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
 
 
 def seconds(duration: str) -> int:
-    """A duration in seconds. Raises ValueError for text that is none, and for none at all.
+    """A duration in seconds. Raises ValueError for any other text, and for a duration of 0.
 
     >>> seconds("9min"), seconds("1h30min"), seconds("45s"), seconds("01:02:00:00")
     (540, 5400, 45, 93600)
@@ -81,7 +81,7 @@ OWN = "package.module:name"
 
 
 class Part(Words):
-    """The name of a built-in part, or of a part of a kind from another package: see `agvae.extensions`."""
+    """The name of a built-in part, or of a part of this kind from another package (`agvae.extensions`)."""
 
     def __init__(self, kind: str, *built_in: str):
         super().__init__(*built_in, OWN)
@@ -100,7 +100,7 @@ class Part(Words):
 
 
 _LARGE = 2**31
-"""Upper bounds from here on exist only to exclude nonsense, and texts do not mention them."""
+"""Upper bounds from this number on only exclude nonsense, so texts do not mention them."""
 
 
 def by_name(value: Any) -> str:
@@ -148,7 +148,7 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 
 def fields_of(section: type[Section], prefix: str = "", choice: str = "") -> Iterator[tuple[str, str, FieldInfo]]:
-    """(dotted key, the choice that has it, such as "scheduler=wsd", or "", field) of each value below a section."""
+    """(dotted key, choice, field) of each value below a section. The choice is the one that has the key, or ""."""
     for name, field in section.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         if found := choices(field.annotation):

@@ -21,7 +21,7 @@ _BOUND = {LEVELS: (LAMBDAS, GAIN), "loss.name": (LAMBDAS,)}
 
 
 class Group(NamedTuple):
-    """Models that differ in one choice only: `rows` has (value, measured, BD-rate by metric against the first)."""
+    """Models that differ in one choice only. `rows` has (value, measured model, BD-rate by metric against row 0)."""
 
     same: Choices
     rows: list[tuple[Any, "MeasuredModel", dict[str, BDRate | None]]]
@@ -32,9 +32,9 @@ class Gap(NamedTuple):
 
     For each metric, the loss in dB at equal rate: its mean over the qualities between levels, the largest, and the
     quality of the largest. `bits` is the mean difference in rate at equal PSNR, in percent. `levels_to_fixed` and
-    `between_to_fixed` are the same, of the trained levels and of the qualities between, against the curve of fixed-rate
-    models. None stands for a missing value: no point in the range of the other curve, a curve that does not rise, or no
-    fixed-rate models."""
+    `between_to_fixed` are this difference against the curve of fixed-rate models, for the trained levels and for
+    the qualities between them. None stands for a missing value: no point in the range of the other curve, a curve
+    that does not rise, or no fixed-rate models."""
 
     mean: dict[str, float]
     largest: dict[str, float]
@@ -53,7 +53,7 @@ def ablations(models: Sequence["MeasuredModel"]) -> dict[str, list[Group]]:
 
 def _groups(measured: Sequence["MeasuredModel"], key: str) -> list[Group]:
     bound = _BOUND.get(key, ())
-    # A fixed-rate model has no gain unit, so it stands beside models with either kind.
+    # A fixed-rate model has no gain unit, so it is compared with models of both kinds.
     gains = {m.model.choices.get(GAIN) for m in measured if not m.model.joined} if key == LEVELS else set()
     groups: dict[Hashable, list[MeasuredModel]] = {}
     for one in measured:

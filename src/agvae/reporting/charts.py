@@ -165,8 +165,7 @@ def _point(curve: Curve, i: int, note: str) -> str:
 
 
 def _rd_axes(own: Sequence[go.Scatter], traces: Sequence[go.Scatter]) -> dict[str, Any]:
-    """Axes over the models' own range with a margin. The rate is logarithmic if its range is wider than one to
-    eight."""
+    """Axes over the models' own range with a margin. The rate is logarithmic if it varies by more than 8 to 1."""
     rate = [x for trace in own for x in trace.x if x > 0]
     if not rate:
         return {}
@@ -223,7 +222,7 @@ def learning_trace(run: TrainingRun, model: Model, name: str) -> go.Scatter:
     if len(steps) > _LEARNING_POINTS:
         parts = np.array_split(np.arange(len(steps)), _LEARNING_POINTS)
         steps, values = (np.array([column[part].mean() for part in parts]) for column in (steps, values))
-    lambdas = (run.facts.get("loss") or {}).get("lambdas") if model.joined else None
+    lambdas = run.lambdas if model.joined else None
     style = style_of(model.index)
     return go.Scatter(
         name=model.label + (f", λ = {span(lambdas)}" if lambdas else ""),

@@ -10,7 +10,7 @@ LEVELS, GAIN, ENTROPY, LAMBDAS = "model.gain.levels", "model.gain.name", "model.
 CONTEXT = "model.context.name"
 
 _SECTIONS = ("model", "init_from", "loss", "data", "optimizer", "scheduler", "ema", "validation", "trainer", "seed")
-# Where and how fast a run trains, and its validation, are not properties of its model. Others follow from λ.
+# How a run loads data and validates is not a property of its model. The other keys here follow from λ.
 _IGNORED = {f"data.{key}" for key in ("cache", "cache_gib", "cache_dir", "num_workers", "shuffle_shards", "download")}
 _IGNORED |= {"data.val_images", "data.val_crop", "validation.qualities"}
 _IGNORED |= {f"loss.{key}" for key in ("ladder", "level_weights", "distortion")}
@@ -58,7 +58,7 @@ def differing(chosen: Sequence[Choices]) -> list[str]:
 def short_names(chosen: Sequence[Choices], folders: Sequence[str], names: Sequence[str]) -> list[str]:
     """A unique name for each model: the choices that distinguish it from most others.
 
-    A choice that most models share appears in no name, and a model with only such choices has the "usual choices".
+    A choice that most models share appears in no name. A model with only such choices is called "usual choices".
     Choices of the model and the loss come first. If names are equal, sizes, λ, all others and finally the folder are
     added. `names` are for models whose choices are unknown."""
     keys = differing(chosen)

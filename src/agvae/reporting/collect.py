@@ -45,6 +45,11 @@ class TrainingRun:
     gains: dict[str, np.ndarray] = field(default_factory=dict)
     steps: int = 0
 
+    @property
+    def lambdas(self) -> list[float] | None:
+        """λ of each level, or None if it is unknown."""
+        return (self.facts.get("loss") or {}).get("lambdas")
+
 
 @dataclass(frozen=True)
 class EvaluationRun:

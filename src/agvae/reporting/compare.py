@@ -22,12 +22,11 @@ class Model:
     """The subject of one curve: one trained model, or several single-rate models that form a curve together.
 
     `label` is its unique name on the page. `index` is its place among all, which sets its colour. `choices` are those
-    of its configuration by dotted key, as far as they are known. `folders` are its training runs."""
+    of its configuration by dotted key, as far as they are known."""
 
     label: str
     index: int
     choices: Choices
-    folders: tuple[Path, ...] = ()
 
     @property
     def joined(self) -> bool:
@@ -132,12 +131,11 @@ def _models(runs: Sequence[Run], chosen: dict[Hashable, Choices]) -> dict[Hashab
     for own in choices_of_models:
         if own.get(LEVELS) == 1:
             own.pop(LAMBDAS, None)
-    folders_of_models = [str(group[0].path) for group in found]
-    labels = short_names(choices_of_models, folders_of_models, [_name(group) for group in found])
+    folders = [str(group[0].path) for group in found]
+    labels = short_names(choices_of_models, folders, [_name(group) for group in found])
     models: dict[Hashable, Model] = {}
     for index, (group, label, own) in enumerate(zip(found, labels, choices_of_models, strict=True)):
-        folders = tuple(run.path for run in group if isinstance(run, TrainingRun))
-        models |= dict.fromkeys(map(_identity, group), Model(label, index, own, folders))
+        models |= dict.fromkeys(map(_identity, group), Model(label, index, own))
     return models
 
 
@@ -167,7 +165,7 @@ def _panel(run: Run) -> tuple[Hashable, Panel]:
     if isinstance(run, EvaluationRun):
         count = f"{len(run.images)} image{'s' * (len(run.images) > 1)}" if run.images else "images"
         published = published_curves() if slug(run.dataset) == "kodak" else ()
-        words = f"{count}, real files: header and all, metrics on the decoded 8-bit pictures."
+        words = f"{count}, real files with their headers, metrics on the decoded 8-bit pictures."
         if published and run.images and len(run.images) != KODAK_IMAGES:
             words += f" The published curves are means over all {KODAK_IMAGES} images."
         return (run.dataset, run.images), Panel(run.dataset, words, True, published=published)

@@ -1,6 +1,6 @@
 """The W&B dashboard as code: a workspace for a project's runs, and a report that compares the runs of each sweep.
 
-    python -m agvae.reporting.dashboard                           build both and say what they show; no network
+    python -m agvae.reporting.dashboard                           build both and list their panels, without network
     python -m agvae.reporting.dashboard --publish ENTITY/PROJECT  save both at W&B, as the user who is logged in
 
 It needs the extra `dashboard`: pip install -e '.[dashboard]'.

@@ -32,10 +32,10 @@ _DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 def rd_figure(curves: Sequence[Curve], metric: str, published: Sequence[Curve] = (), title: str = "") -> Figure:
     """A rate-distortion plot of `metric` ("psnr-rgb" or "ms-ssim-rgb", the latter in dB) over bits per pixel.
 
-    An agvae model (`Curve.is_ours`) is on top, with dots at its trained levels; the line between them is the same model
-    at intermediate qualities. Other codecs of the run are thinner lines, and `published` curves are dashed. The axes
-    show the model's own range with a margin; the rate is logarithmic if its range is wider than one to eight. Points
-    without the metric are left out."""
+    An agvae model (`Curve.is_ours`) is on top, with dots at its trained levels. The line between the dots is the same
+    model at intermediate qualities. Other codecs of the run are thinner lines, and `published` curves are dashed. The
+    axes show the model's own range with a margin. The rate is logarithmic if it varies by more than 8 to 1.
+    Points without the metric are left out."""
     figure = new_figure(9, 5.2)
     front, beside, behind = _draw_rd(figure.add_subplot(), curves, metric, published, title)
     _legend(figure, {"this run": [*front, *beside], "published": behind}, "outside right upper")
@@ -134,14 +134,14 @@ def gain_figure(gains: np.ndarray, inverses: np.ndarray, title: str = "") -> Fig
         axes.set_xlim(0, max(1, gains.shape[1] - 1))
         dress(axes, heading, "", symbol)
     below.set_xlabel("channel", color=INK)
-    handles, labels = above.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
+    _level_legend(figure, above)
     return figure
 
 
 def channel_rate_figure(rates: np.ndarray, title: str = "") -> Figure:
-    """The distribution of bits: the rate (bpp) of each channel of y, largest first, from (n, C), one line for each
-    level."""
+    """The distribution of bits: the rate (bpp) of each channel of y, largest first.
+
+    `rates` is (n, C). Each of the n levels is a line."""
     figure = new_figure(9, 4.6)
     axes = figure.add_subplot()
     for level, (rate, color) in enumerate(zip(rates, _rising_colors(len(rates)), strict=True)):
@@ -150,9 +150,14 @@ def channel_rate_figure(rates: np.ndarray, title: str = "") -> Figure:
     axes.set_xlim(0, max(1, rates.shape[1] - 1))
     axes.set_ylim(bottom=_NO_RATE)
     dress(axes, title, "channel of y, by falling rate", "bits per pixel")
+    _level_legend(figure, axes)
+    return figure
+
+
+def _level_legend(figure: Figure, axes) -> None:
+    """The legend of lines by level, with the highest level on top."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
-    return figure
 
 
 ERROR_RANGE = 32
@@ -256,8 +261,9 @@ def _heights(curves: Sequence[Curve], metric: str, rate: float) -> list[float]:
     """The quality (dB) of each curve at a rate (bpp), or at its own end. None for a curve that starts later."""
     heights = []
     for curve in curves:
-        order = np.argsort(_points(curve, metric)[0])
-        rates, db = (values[order] for values in _points(curve, metric)[:2])
+        rates, db, _ = _points(curve, metric)
+        order = np.argsort(rates)
+        rates, db = rates[order], db[order]
         if rates.size and rates[0] <= rate:
             heights.append(float(np.interp(rate, rates, db)))
     return heights

@@ -73,12 +73,11 @@ def _runs(training: Sequence[tuple[TrainingRun, Model]]) -> dict[str, Any]:
 
 def _run(run: TrainingRun, model: Model, root: str | None) -> dict[str, Any]:
     losses = finite([value for _, value in run.scalars.get("val/loss", [])])
-    lambdas = (run.facts.get("loss") or {}).get("lambdas")
     return {
         "run": run,
         "folder": os.path.relpath(run.path, root) if root else run.path,
         "model": model,
-        "lambdas": span(lambdas) if lambdas else None,
+        "lambdas": span(run.lambdas) if run.lambdas else None,
         "max_steps": (run.config.get("trainer") or {}).get("max_steps") or 0,
         "loss": min(losses, default=None),
     }
@@ -113,8 +112,9 @@ def _panel(panel: Panel, name: str) -> dict[str, Any]:
 
 
 def _anchors(rates: Sequence[tuple[Any, Mapping[str, Any]]], measured: Sequence[str]) -> list[dict[str, Any]]:
-    """For each anchor, the published ones first and then those `measured` in their order, the BD-rates of every model
-    against it."""
+    """The BD-rates of every model against each anchor.
+
+    Published anchors come first, then those that are `measured`, in their order."""
     sources = {name: rate["source"] for _, own in rates for name, rate in own.items()}
     published = [name for name, source in sources.items() if source == "published"]
     ordered = published + [name for name in measured if name in sources]

@@ -35,15 +35,14 @@ def bits(y_hat: Tensor, parameters: Parameters, form: str, tail: float = 0.0) ->
 
 
 def expected_histogram(centres: Tensor, parameters: Parameters, form: str, tail: float = 0.0) -> Tensor:
-    """(bins,): the share of elements in a bin of width 1 around each centre, as the mean over the models of the
-    elements.
+    """The expected share of elements in a bin of width 1 around each of the `centres` (bins,).
 
-    `parameters` are those of the elements, flat."""
+    It is the mean over the densities of the elements, whose `parameters` are flat."""
     rows = (likelihood(centre, *parameters, form, tail).mean() for centre in centres)
     return torch.stack(list(rows))
 
 
 def bit_map(coded: CodedLatent) -> Tensor:
-    """(B, H/16, W/16): bits at each place. Those of z are spread evenly over the 16 latents that each serves."""
+    """Bits at each position, (B, H/16, W/16). Those of a symbol of z are spread evenly over its 16 positions of y."""
     z_bits = coded.z_bits.sum(1, keepdim=True) / Y_PER_Z**2
     return coded.y_bits.sum(1) + F.interpolate(z_bits, scale_factor=Y_PER_Z, mode="nearest")[:, 0]

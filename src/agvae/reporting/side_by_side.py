@@ -1,7 +1,7 @@
 """One photo decoded by several codecs at one rate: `python -m agvae.reporting.side_by_side PHOTO -o OUT.png`.
 
 Each classical codec and each model makes the largest file within the rate. One part of the photo is shown, large enough
-to judge by eye, below each codec's name with its rate, PSNR and MS-SSIM.
+to judge by eye. Below it are the codec's name, rate, PSNR and MS-SSIM.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from agvae.arguments import Parser, parsed, positive
+from agvae.arguments import Parser, positive
 from agvae.errors import DataError, exit_on_error
-from agvae.reporting.boxes import Box, busiest_boxes
+from agvae.reporting.boxes import Box, box, busiest_boxes
 from agvae.reporting.figures import INK, new_figure
 
 if TYPE_CHECKING:
@@ -35,10 +35,11 @@ class Shown(NamedTuple):
     words: str
 
 
-def side_by_side(pictures: Sequence[Shown], part: Box, title: str = "", columns: int = 3) -> Figure:
-    """The same part of each picture in a grid, with pixels drawn as squares."""
+def side_by_side(pictures: Sequence[Shown], part: Box, title: str) -> Figure:
+    """The same part of each picture in a grid of three columns, with pixels drawn as squares."""
+    columns = 3
     rows = -(-len(pictures) // columns)
-    wide, gap, text, heading = 4.0, 0.12, 0.42, 0.36 if title else 0.05  # inches
+    wide, gap, text, heading = 4.0, 0.12, 0.42, 0.36  # inches
     tall = wide * part.height / part.width
     width = gap + columns * (wide + gap)
     height = heading + rows * (tall + text)
@@ -57,7 +58,7 @@ def side_by_side(pictures: Sequence[Shown], part: Box, title: str = "", columns:
 
 
 def at_one_rate(image: np.ndarray, bpp: float, codecs: Sequence[str], models: Sequence[str]) -> list[Shown]:
-    """The picture (H, W, 3) uint8 itself, and then as each codec and each model decodes it at `bpp` or just below.
+    """The picture (H, W, 3) uint8, and its decoded versions from each codec and each model at `bpp` or just below.
 
     Raises DataError if a codec or a model cannot reach that rate."""
     from agvae.codec import open_codec
@@ -85,11 +86,11 @@ def at_one_rate(image: np.ndarray, bpp: float, codecs: Sequence[str], models: Se
     return pictures
 
 
-def busiest_part(image: np.ndarray, width: int = 240, height: int = 180) -> Box:
-    """The part of a picture where brightness varies most, not larger than the picture."""
-    height, width = min(height, image.shape[0]), min(width, image.shape[1])
-    (box,) = busiest_boxes(image, width, height, (max(1, width // 3), max(1, height // 3)))
-    return box
+def busiest_part(image: np.ndarray) -> Box:
+    """The part of a picture where brightness varies most: 240×180 pixels, or less in a smaller picture."""
+    height, width = min(180, image.shape[0]), min(240, image.shape[1])
+    (part,) = busiest_boxes(image, width, height, (max(1, width // 3), max(1, height // 3)))
+    return part
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,10 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser("python -m agvae.reporting.side_by_side", description=__doc__.partition("\n")[0])
     parser.add_argument("photo", type=Path, metavar="PHOTO")
     parser.add_argument("--bpp", type=positive, default=0.2, metavar="B", help="rate of all files (default: 0.2)")
-    parser.add_argument("--codecs", nargs="*", default=CODECS, metavar="CODEC", help="as in evaluate.py")
-    parser.add_argument("--models", nargs="*", default=MODELS, metavar="MODEL", help="shipped models or model files")
     parser.add_argument(
-        "--part", type=_part, metavar="X,Y,W,H", help="what to show, in pixels (default: where most happens)"
+        "--codecs",
+        nargs="*",
+        default=CODECS,
+        metavar="CODEC",
+        help=f"as in evaluate.py (default: {' '.join(CODECS)})",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="*",
+        default=MODELS,
+        metavar="MODEL",
+        help=f"shipped models or files (default: {' '.join(MODELS)})",
+    )
+    parser.add_argument(
+        "--part", type=box, metavar="X,Y,W,H", help="part to show, in pixels (default: the part with most detail)"
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("side_by_side.png"), metavar="OUT.png")
     exit_on_error(_draw, parser.parse_args(arguments))
@@ -112,20 +125,13 @@ def _draw(options: argparse.Namespace) -> None:
 
     image = load_rgb(options.photo)
     part = options.part or busiest_part(image)
-    if part.x + part.width > image.shape[1] or part.y + part.height > image.shape[0]:
+    if not part.within(image):
         raise DataError(f"--part {part} must lie within the picture, which is {image.shape[1]}×{image.shape[0]}")
     pictures = at_one_rate(image, options.bpp, options.codecs, options.models)
     file = BytesIO()
     side_by_side(pictures, part, f"{options.photo.stem} at {options.bpp:g} bits per pixel").savefig(file, format="png")
     write_atomically(options.output, file.getvalue())
     print(options.output)
-
-
-def _part(text: str) -> Box:
-    def parse(text: str) -> Box:
-        return Box(*map(int, text.split(",")))
-
-    return parsed(text, parse, lambda part: min(part) >= 0 and min(part[2:]) > 0, "a part, X,Y,W,H in pixels")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Logs what a training run shows of itself: in W&B everything, in TensorBoard figures and histograms."""
+"""Logs a run's pictures and histograms to W&B and TensorBoard, and its tables and model to W&B."""
 
 import tempfile
 from collections.abc import Sequence
@@ -62,8 +62,8 @@ class Media:
 
 
 class Tracking(Callback):
-    """Shows the model at validations: RD curve, pictures, gain vectors and the distribution of bits. At the end, logs
-    the model.
+    """Shows the model at validations: RD curve, pictures, gain vectors and the distribution of bits. At the end, it
+    logs the model.
 
     If validation covers all of Kodak in whole pictures, the BD-rates in percent against the published curves of
     `PUBLISHED_AS` go to every logger, as `val/bd_rate_<anchor>_<psnr|ms_ssim>`, and checkpoints may monitor them.
@@ -139,7 +139,7 @@ class Tracking(Callback):
         if not _shows(trainer):
             return
         self.gathered.points = points
-        with self.forgiving:  # here and not later, because the weights are the averaged ones until the end of this hook
+        with self.forgiving:  # here, because the averaged weights are in use only until the end of this hook
             model = pl_module.model
             if not isinstance(model, AGVAE):
                 return

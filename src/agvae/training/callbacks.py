@@ -90,10 +90,10 @@ def _averaged(dtype: torch.dtype) -> torch.dtype:
 class SkippedSteps(Callback):
     """Counts steps skipped for a loss or gradient that is not finite, as `train/skipped_steps`, and names their files.
 
-    A GPU is asked about a step once the next one is under way, so that it never waits."""
+    A GPU is asked about a step while it computes the next one, so that it never waits."""
 
     class Asked(NamedTuple):
-        """A step whose outcome is on its way from the device."""
+        """A step whose outcome is still being copied from the device."""
 
         step: int
         paths: list[str]

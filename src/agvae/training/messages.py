@@ -73,8 +73,8 @@ def closing(config: dict[str, Any], run_dir: Path, trainer: Trainer) -> Iterator
 def _too_long(scheduler: dict[str, Any], steps: int) -> Iterator[str]:
     """Lines about a warm-up or a decay that does not fit into a run of this many steps."""
     for key, consequence in (
-        ("warmup_steps", "the learning rate does not reach its full height"),
-        ("total_steps", "the learning rate does not come down to its end"),
+        ("warmup_steps", "the learning rate does not reach its maximum"),
+        ("total_steps", "the learning rate does not fall to its final value"),
     ):
         value = scheduler.get(key)
         if value is not None and 0 < steps < value:

@@ -30,11 +30,11 @@ def build_scheduler(
     run_length: Callable[[], float],
     time_share: Callable[[], float] = lambda: 0.0,
 ) -> LRScheduler | ReduceLROnPlateau:
-    """The schedule of the network's learning rate; the quantiles' stays.
+    """The schedule of the network's learning rate. That of the quantiles stays constant.
 
-    `run_length()` is the number of steps of the run, infinite if only time ends it; it is called when `total_steps` is
-    null and needed. `time_share()` is the share of the run's time that is used. A schedule follows steps or time,
-    whichever is further; with `total_steps` it follows steps alone."""
+    `run_length()` is the number of steps of the run, infinite if only time ends it. It is called if `total_steps` is
+    null and the schedule needs it. `time_share()` is the share of the run's time that has been used. A schedule follows
+    steps or time, whichever is further. With `total_steps`, it follows steps alone."""
     if config["name"] == "plateau":
         network, quantiles = (group["lr"] for group in optimizer.param_groups)
         return ReduceLROnPlateau(
@@ -56,9 +56,9 @@ def multiply_rate(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | Red
 
 
 def lay_over(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
-    """Put the optimiser's options into a checkpoint whose run had others, since Lightning restores those.
+    """Put the optimiser's new options into a checkpoint, because Lightning restores the options in it.
 
-    A new learning rate is taken as it is, also if the run had multiplied its own after a divergence."""
+    A new learning rate is used as given, even if the run had multiplied its own after a divergence."""
     saved = checkpoint["hyper_parameters"]["optimizer"]
     if saved == config or "optimizer_states" not in checkpoint:
         return
@@ -111,7 +111,7 @@ def wsd(config: dict[str, Any], run_length: Callable[[], float]) -> Callable[[in
 
 
 def multistep(config: dict[str, Any], run_length: Callable[[], float]) -> Callable[[int, float], float]:
-    """Warm-up, then times `factor` at each of the `milestones`, shares of the run."""
+    """Warm-up, then 1. Each of the `milestones`, which are shares of the run, multiplies it by `factor`."""
     total = config["total_steps"] or run_length()
     milestones = config["milestones"]
     warmup = constant(config, run_length)

@@ -51,7 +51,7 @@ def load_checkpoint(ckpt_path: str | None, run_dir: Path) -> tuple[Path | None, 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         content["hyper_parameters"], content["loops"]
-    except Exception as error:  # whatever a file that is none makes torch raise
+    except Exception as error:  # torch raises almost anything for a file that is no checkpoint
         raise ConfigError(f"ckpt_path must be a training checkpoint of agvae, not {path}") from error
     return path, content
 
@@ -67,7 +67,7 @@ def continued(config: dict[str, Any]) -> dict[str, Any]:
     try:
         saved: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
     except (OSError, YAMLError):
-        return config  # of an earlier version, or a checkpoint that was moved
+        return config  # the run is of an earlier version, or its checkpoint was moved
     saved.pop("environment", None)
     defaults: Any = OmegaConf.to_container(compose("train", [f"run_dir='{config['run_dir']}'"]), resolve=True)
     return laid_over(saved, config, defaults, HydraConfig.get().overrides.task)
@@ -120,7 +120,7 @@ def check_resumable(
     max_steps: int,
     max_time: str | None,
 ) -> None:
-    """Raise ConfigError if the checkpoint holds another model than the one configured, or has no step left to take.
+    """Raise ConfigError if the checkpoint holds another model than the one configured, or the run has no steps left.
 
     A resumed run also keeps its frozen parts, since the optimiser has no state for them."""
     different = differences(checkpoint["hyper_parameters"]["model"], model)
@@ -150,7 +150,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def initialise(model: Trainable, name_or_path: str, anew: Sequence[str] = ()) -> None:
-    """Give `model` the weights of a checkpoint, averaged ones where it has them, of a model file or a shipped model.
+    """Load weights into `model`: of a checkpoint (averaged ones if it has them), a model file or a shipped model.
 
     The parts named in `anew` keep the weights that they have. Raises ConfigError if the source cannot be read, or
     differs in a section of the configuration that another part depends on."""

@@ -50,9 +50,9 @@ def figure1(options: argparse.Namespace) -> None:
 def figure2(options: argparse.Namespace) -> None:
     """The channel that takes most bits, its histogram, the entropy models over it, and their variances.
 
-    The symmetric counterpart of the asymmetric model on the same latent is, for each element, the Gaussian of the same
-    mean and variance. With --symmetric, a second model that was trained symmetric is shown on its own latent at equal
-    PSNR."""
+    The figure compares the asymmetric model with its symmetric counterpart on the same latent: for each element, the
+    Gaussian of the same mean and variance. With --symmetric, it also shows a second model, which was trained symmetric,
+    on its own latent at equal PSNR."""
     from agvae.codec import open_codec
     from agvae.reporting.latents import bits, gaussian_of
     from agvae.reporting.paper.figures import latent_figure
@@ -80,7 +80,7 @@ def figure2(options: argparse.Namespace) -> None:
     rows, entries = [view.row(models)], [asymmetric, symmetric]
     if other:
         view = LatentView.at(other, image, name, **({"psnr": view.psnr} if other.levels > 1 else {"quality": 0.0}))
-        trained = view.entry("symmetric, trained so", view.coded.y_bits)
+        trained = view.entry("trained symmetric", view.coded.y_bits)
         density = other.model.form, other.model.tail
         rows.append(view.row([("symmetric", view.coded.parameters, density, trained["channel_bits"])]))
         entries.append(trained)
@@ -95,8 +95,8 @@ def figure2(options: argparse.Namespace) -> None:
 def figures3_6(options: argparse.Namespace) -> None:
     """Pictures side by side at one rate: original, AG-VAE [MS-SSIM], AG-VAE [MSE], and other codecs.
 
-    The codecs take the target rate, or as much of it as their steps allow. AG-VAE takes 99 to 100 % of the rate of the
-    first one. A codec that is not installed is named and left out."""
+    Each codec takes the highest rate up to the target that its steps allow. AG-VAE takes 99 to 100 % of the rate of
+    the first codec. Codecs that are not installed are reported and left out."""
     from agvae.codec import open_codec
     from agvae.reporting.paper.figures import comparison_figure
 
@@ -166,7 +166,7 @@ def equations(options: argparse.Namespace) -> None:
 
     text = (
         f"Gain units of {codec.name}, {levels} levels, on a picture of {width}×{height}\n\n{gains}\n\n"
-        f"Its parts as it is (gain {codec.config['gain']['name']}, {codec.levels} levels)\n\n{of_parts}\n"
+        f"The parts of the model as it is (gain {codec.config['gain']['name']}, {codec.levels} levels)\n\n{of_parts}\n"
     )
     print(text, end="")
     write(text.encode(), options, "equations.md")
@@ -175,7 +175,7 @@ def equations(options: argparse.Namespace) -> None:
 
 def rd(options: argparse.Namespace) -> None:
     """RD plots in PSNR and in MS-SSIM dB of curves that evaluate.py wrote. On Kodak, the published curves are drawn
-    behind."""
+    in the background."""
     from agvae.evaluation import background_curves
     from agvae.reporting.figures import rd_figure
 

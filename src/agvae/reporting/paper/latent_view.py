@@ -49,7 +49,7 @@ class LatentView:
         return values[0, self.channel].flatten().cpu()
 
     def entry(self, model: str, y_bits: Tensor) -> dict[str, Any]:
-        """The entries of the table, with the bits (1, M, H/16, W/16)."""
+        """The row of the table for `model`. `y_bits` are its bits, (1, M, H/16, W/16)."""
         return {
             "model": model,
             "channel": self.channel,
@@ -60,8 +60,9 @@ class LatentView:
         }
 
     def row(self, models: Sequence[tuple[str, Parameters, Density, float]]) -> LatentRow:
-        """The row of figure 2, with `models` (name, parameters (1, M, H/16, W/16), (form, tail), bits) over
-        histograms."""
+        """The row of figure 2: histograms, and over them each of `models`.
+
+        A model is (name, parameters (1, M, H/16, W/16), (form, tail), bits)."""
         _, sigma_l, sigma_r = (self.of_channel(p) for p in self.coded.parameters)
         about = [
             (f"{name}: {bits:,.0f} bits", Parameters(own.mu - self.coded.parameters.mu, *own[1:]), density)

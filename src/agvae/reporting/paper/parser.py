@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agvae.arguments import Parser, count, parsed, positive
+from agvae.reporting.boxes import box
 from agvae.reporting.paper.commands import equations, figure1, figure2, figures3_6, rd
 from agvae.reporting.paper.pictures import PAPER_TARGETS, Target
 
@@ -92,7 +93,7 @@ def _add_figures3_6(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--box",
-        type=_box,
+        type=box,
         action="append",
         metavar="X,Y,W,H",
         help="a part of the picture to show, in pixels; can be repeated up to 4 times (default: the two parts that the "
@@ -115,13 +116,6 @@ def _add_equations(command: argparse.ArgumentParser) -> None:
 
 def _size(text: str) -> tuple[int, ...]:
     return parsed(text, lambda t: tuple(map(int, t.split("x"))), lambda v: len(v) == 2 and min(v) > 0, "a size, WxH")
-
-
-def _box(text: str) -> tuple[int, ...]:
-    def good(box: tuple[int, ...]) -> bool:
-        return len(box) == 4 and min(box) >= 0 and min(box[2:]) > 0
-
-    return parsed(text, lambda t: tuple(map(int, t.split(","))), good, "a box, X,Y,W,H in pixels")
 
 
 def _program(text: str) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Figures 3 to 6: pictures decoded by codecs at one rate, and the parts of them to look at."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,10 +25,10 @@ class Target(NamedTuple):
 
 PAPER_TARGETS = (Target("kodim24", 0.230), Target("kodim13", 0.449))
 PAPER_BOXES = {
-    "kodim24": ((392, 222, 120, 120), (208, 168, 120, 120)),
-    "kodim13": ((392, 22, 120, 120), (496, 384, 120, 120)),
+    "kodim24": [Box(392, 222, 120, 120), Box(208, 168, 120, 120)],
+    "kodim13": [Box(392, 22, 120, 120), Box(496, 384, 120, 120)],
 }
-"""The parts of the paper's pictures that we chose to show: (x, y, width, height)."""
+"""The parts of the paper's pictures that we chose to show."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +86,21 @@ def ours_at_rate(codec: "Codec", image: np.ndarray, bpp: float, picture: str) ->
     return Coded(np.asarray(codec.decompress(data)), rate, quality)
 
 
-def boxes_of(given: Sequence[Sequence[int]] | None, picture: str, image: np.ndarray) -> list[Box]:
+def boxes_of(given: list[Box] | None, picture: str, image: np.ndarray) -> list[Box]:
     """The parts of a picture to show. Raises ConfigError if there are too many to distinguish, or one is outside the
     picture."""
     from agvae.reporting.paper.figures import BOX_COLOURS
 
-    boxes = [Box(*box) for box in given or PAPER_BOXES.get(picture) or detailed_boxes(image)]
+    boxes = given or PAPER_BOXES.get(picture) or detailed_boxes(image)
     if len(boxes) > len(BOX_COLOURS):
         raise ConfigError(f"--box must be given at most {len(BOX_COLOURS)} times, not {len(boxes)}")
-    height, width = image.shape[:2]
     for box in boxes:
-        if box.x + box.width > width or box.y + box.height > height:
-            raise ConfigError(f"--box {','.join(map(str, box))} must lie within {picture}, which is {width}×{height}")
+        if not box.within(image):
+            raise ConfigError(f"--box {box} must lie within {picture}, which is {image.shape[1]}×{image.shape[0]}")
     return boxes
 
 
-def detailed_boxes(image: np.ndarray, count: int = 2, side: int = 120) -> list[Box]:
-    """The square boxes of a picture with most detail: the largest deviation of brightness."""
-    side = max(min(side, image.shape[0] // 2, image.shape[1] // 2), 1)
-    return busiest_boxes(image, side, side, (side, side), count)
+def detailed_boxes(image: np.ndarray) -> list[Box]:
+    """The two square boxes of a picture with most detail: the largest deviation of brightness."""
+    side = max(min(120, image.shape[0] // 2, image.shape[1] // 2), 1)
+    return busiest_boxes(image, side, side, (side, side), count=2)
