@@ -15,7 +15,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from agvae.data import Batch
 from agvae.errors import ConfigError
-from agvae.training.acceleration import compile_networks
 from agvae.training.lightning_internals import is_accumulating
 from agvae.training.loggers import logs_after
 
@@ -163,24 +162,6 @@ class DataWait(Callback):
             now, waited = time.perf_counter(), trainer.train_dataloader.waited
             pl_module.log("train/data_wait", (waited - self.waited) / (now - self.since))
             self.since, self.waited = now, waited
-
-
-class Compile(Callback):
-    """Compiles the networks for training. Validation, whose pictures have all sizes, runs them uncompiled."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule.config
-        context = trainer.precision_plugin.forward_context()
-        compile_networks(pl_module.model, data.patch_size, data.batch_size, context)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.compiler.set_stance("force_eager")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.compiler.set_stance("default")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        torch.compiler.set_stance("default")
 
 
 class RDCurveWriter(Callback):
