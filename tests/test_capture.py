@@ -97,10 +97,11 @@ def test_the_form_for_a_gpu_has_the_loss_and_the_gradients_of_the_formula(parts,
     batch = batch_of(module.model.levels)
     plain = outcome(module, *batch)
     monkeypatch.setattr("torch.compile", lambda function, **_: function)
-    compilation.compile_model(module.model)
+    forms = compilation.compiled_forms(module.model)
+    compilation.put_in_place(forms)
     assert "forward" in vars(module.model.g_a)
     assert_alike(plain, outcome(module, *batch))
-    compilation.restore(module.model)
+    compilation.take_away(forms)
     assert torch.equal(outcome(module, *batch)[0], plain[0])
 
 
@@ -109,7 +110,7 @@ def test_the_form_for_a_gpu_has_the_loss_of_ms_ssim(monkeypatch):
     batch = batch_of(3, side=192)
     plain = outcome(module, *batch)
     monkeypatch.setattr("torch.compile", lambda function, **_: function)
-    compilation.compile_model(module.model)
+    compilation.put_in_place(compilation.compiled_forms(module.model))
     assert_alike(plain, outcome(module, *batch))
 
 
@@ -168,7 +169,7 @@ def test_nothing_in_a_step_waits_for_the_device(loss, monkeypatch):
     batch = batch_of(3, side=192 if loss == "msssim" else 64)
     outcome(module, *batch)
     monkeypatch.setattr("torch.compile", lambda function, **_: function)
-    compilation.compile_model(module.model)
+    compilation.put_in_place(compilation.compiled_forms(module.model))
     trainer = SimpleNamespace(precision="32-true", callbacks=[], global_step=1, log_every_n_steps=0, strategy=None)
     monkeypatch.setattr(AGVAEModule, "trainer", trainer)
     monkeypatch.setattr(AGVAEModule, "log", lambda *_, **__: None)
@@ -267,7 +268,7 @@ def test_a_compiled_model_has_the_loss_and_the_gradients_of_the_formula(context)
     module = module_of(context={"name": context, "width": 6} if context != "none" else {"name": context})
     batch = batch_of(3)
     plain = outcome(module, *batch)
-    compilation.compile_model(module.model)
+    compilation.put_in_place(compilation.compiled_forms(module.model))
     torch._dynamo.utils.counters.clear()
     assert_alike(plain, outcome(module, *batch))
     assert not torch._dynamo.utils.counters["graph_break"]

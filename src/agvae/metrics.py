@@ -121,18 +121,18 @@ def _blurred(x: "Tensor") -> "Tensor":
     """Maps (B, 3, H, W) after the 11×11 Gaussian window of σ = 1.5, without their borders: (B, 3, H − 10, W − 10)."""
     import torch.nn.functional as F
 
-    window = _window(x.device).expand(x.shape[1], 1, 1, 11)
+    window = _window(x.device, x.shape[1])
     return F.conv2d(F.conv2d(x, window.transpose(2, 3), groups=x.shape[1]), window, groups=x.shape[1])
 
 
 @functools.cache
-def _window(device: "device") -> "Tensor":
-    """The window, (11,), on a device. A copy in each step would wait for a GPU."""
+def _window(device: "device", channels: int) -> "Tensor":
+    """The window, (channels, 1, 1, 11), on a device. A copy in each step would wait for a GPU."""
     import torch
 
     with torch.inference_mode(False):
         window = (-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2)).exp()
-        return (window / window.sum()).to(device)
+        return (window / window.sum()).repeat(channels, 1, 1, 1).to(device)
 
 
 def ms_ssim_db(value: float) -> float:

@@ -24,47 +24,58 @@ class FastSteps(Callback):
 
     def __init__(self, asked: Literal[True, "auto"]):
         self.asked = asked
-        self.precision = torch.get_float32_matmul_precision()
-        self.in_training = self.precision
+        self.forms: list[compilation.Form] = []  # that training uses outside of a graph
+        self.precisions = [torch.get_float32_matmul_precision()] * 2  # outside and inside of training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         on_cuda = trainer.strategy.root_device.type == "cuda"
         if self.asked == "auto" and (not on_cuda or is_sharded(trainer)):
             return
-        self.precision = torch.get_float32_matmul_precision()
-        self.in_training = "high" if on_cuda and trainer.precision == "bf16-mixed" else self.precision
-        torch.set_float32_matmul_precision(self.in_training)
+        before = torch.get_float32_matmul_precision()
+        self.precisions = [before, "high" if on_cuda and trainer.precision == "bf16-mixed" else before]
         compilation.keep_compiled_code()
-        compilation.compile_model(pl_module.model)
+        self.forms = compilation.compiled_forms(pl_module.model)
         batch = _made_up_batch(trainer, pl_module)
+        self._train_fast()
         try:
             _try(trainer, pl_module, *batch)
         except Exception as error:  # a compiler that is missing or fails can make torch raise almost anything
-            compilation.restore(pl_module.model)
+            self._stop()
+            self.forms = []
             _say("compile=%s: compilation failed, so the model runs uncompiled: %s", self.asked, _first_line(error))
-        if (reason := capture.obstacle(trainer, pl_module.rate_only)) is not None:
-            if on_cuda:
-                _say("training steps are not recorded as a CUDA graph: %s", reason)
-            return
+        if (reason := capture.obstacle(trainer, pl_module.rate_only)) is None:
+            self._record(trainer, pl_module, batch)
+        elif on_cuda:
+            _say("training steps are not recorded as a CUDA graph: %s", reason)
+
+    def _record(self, trainer: Trainer, module: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         try:
-            pl_module.captured = capture.CapturedStep(
-                pl_module.objective, pl_module.model, *batch, trainer.precision_plugin.forward_context
-            )
+            autocast = trainer.precision_plugin.forward_context
+            module.captured = capture.CapturedStep(module.objective, module.model, *batch, autocast)
         except Exception as error:  # a layer or loss of one's own may do anything
             _say("training steps cannot be recorded as a CUDA graph, and run one by one: %s", _first_line(error))
+            return
+        self._stop()  # the graph has its forms
+        self.forms = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.compiler.set_stance("force_eager")
-        torch.set_float32_matmul_precision(self.precision)
+        self._stop()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.compiler.set_stance("default")
-        torch.set_float32_matmul_precision(self.in_training)
+        if self.forms and not trainer.sanity_checking:
+            self._train_fast()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        torch.compiler.set_stance("default")
-        torch.set_float32_matmul_precision(self.precision)
+        self._stop()
         pl_module.captured = None  # frees the memory of the graph
+
+    def _train_fast(self) -> None:
+        compilation.put_in_place(self.forms)
+        torch.set_float32_matmul_precision(self.precisions[1])
+
+    def _stop(self) -> None:
+        compilation.take_away(self.forms)
+        torch.set_float32_matmul_precision(self.precisions[0])
 
 
 def _made_up_batch(trainer: Trainer, module: Any) -> tuple[torch.Tensor, torch.Tensor]:
