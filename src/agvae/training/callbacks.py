@@ -34,6 +34,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self.step = 0
         self.swapped = False
+        self.pairs: list[tuple[Tensor, Tensor]] | None = None  # averages and weights, which only change in place
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A resumed run has its average by now. From a checkpoint without EMA, the average starts with the weights.
@@ -43,6 +44,7 @@ class EMA(Callback):
             for name, value in weights.items()
         }
         self.step = trainer.global_step
+        self.pairs = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:
@@ -50,11 +52,13 @@ class EMA(Callback):
         self.step = trainer.global_step
         # Early weights are far from useful, so at first the average forgets them faster.
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        weights = pl_module.model.state_dict()
-        for name in [name for name, value in weights.items() if not value.is_floating_point()]:
-            self.average[name].copy_(weights.pop(name))
-        averages = [self.average[name] for name in weights]
-        values = [value.to(average.dtype) for value, average in zip(weights.values(), averages, strict=True)]
+        if self.pairs is None:
+            self.pairs = [(self.average[name], value) for name, value in pl_module.model.state_dict().items()]
+        for average, value in self.pairs:
+            if not value.is_floating_point():
+                average.copy_(value)
+        averages = [average for average, value in self.pairs if value.is_floating_point()]
+        values = [value.to(average.dtype) for average, value in self.pairs if value.is_floating_point()]
         get_ema_multi_avg_fn(decay)(averages, values, None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,7 @@
 """The module that Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,6 +82,8 @@ class AGVAEModule(LightningModule):
         self.step_loss: Tensor | None = None  # of the last batch, without that of the quantiles
         self.step_skipped: Tensor | None = None  # whether the optimiser's last step was
         self.captured: CapturedStep | None = None
+        self.logs = True  # whether the values of this step are logged
+        self.next_log = 0.0  # in seconds of the monotonic clock
         self.replayed = False  # whether the last step was a replay of `captured`
         self.save_hyperparameters(
             {
@@ -172,12 +175,15 @@ class AGVAEModule(LightningModule):
         draws what the uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all
         gradients NaN, and so, summed over ranks, those of every rank. A captured step has the gradients already."""
         done = batches_done(self.trainer)
-        torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, done))
+        _seed_generators(step_seed(self.hparams.seed, self.global_rank, done), self.device)
         source = batch.latent if isinstance(batch, LatentBatch) else batch.image
         level = self.draw_levels(len(source))
         self.replayed = self.captured is not None and self.captured.fits(source)
         losses = self.captured(source, level) if self.captured and self.replayed else self.objective(source, level)
-        self._log_step(losses.detached(), level)
+        self.step_loss = losses.loss.detach().clone()
+        self.logs = self._is_time_to_log()
+        if self.logs:
+            self._log_step(losses.detached(), level)
         return losses.total
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -190,8 +196,15 @@ class AGVAEModule(LightningModule):
         if not self.replayed:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
+    def _is_time_to_log(self) -> bool:
+        """Whether this step's values are logged: for the loggers, and once a second for the progress bar."""
+        now = time.monotonic()
+        if not logs_after(self.trainer, self.global_step + 1) and now < self.next_log:
+            return False
+        self.next_log = now + 1
+        return True
+
     def _log_step(self, losses: StepLoss, level: Tensor) -> None:
-        self.step_loss = losses.loss
         self.log("train/loss", losses.loss, prog_bar=True)
         self.log("train/bpp", losses.bpp.mean(), prog_bar=True)
         self.log("train/aux_loss", losses.aux_loss)
@@ -252,7 +265,8 @@ class AGVAEModule(LightningModule):
             clip_grad_value_(network, gradient_clip_val)
         elif gradient_clip_val:
             clip_grads_with_norm_(network, gradient_clip_val, norm)
-        self.log("train/grad_norm", norm)
+        if self.logs:
+            self.log("train/grad_norm", norm)
         self.step_skipped = ~(norm + self._gradient_norm(quantiles)).isfinite()
         if optimizer.defaults["fused"]:
             optimizer.found_inf = self.step_skipped.float()  # otherwise the gradient scaler of float16 does it
@@ -299,6 +313,16 @@ class AGVAEModule(LightningModule):
 def step_seed(seed: int, rank: int, batch: int) -> int:
     """A 63-bit seed for torch's generators: a hash of the run's seed, the rank and the number of the batch."""
     return int(np.random.SeedSequence((seed, rank, batch)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed`, but on a GPU without asking for devices of other kinds, which takes a millisecond."""
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _strided_1x1(module: nn.Module) -> bool:
