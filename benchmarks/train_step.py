@@ -1,16 +1,18 @@
 """Measures steps of training per second: ours, as train.py trains, beside a plain loop over CompressAI's model.
 
-    python benchmarks/train_step.py [--device cpu|cuda] [--transforms minnen2018|residual] [--batch 16] [--patch 256]
-                                    [--rounds 8] [--also compile=true …] [--profile]
+    python benchmarks/train_step.py [--device cpu|cuda] [--transforms minnen2018|residual|depthwise] [--batch 16]
+                                    [--patch 256] [--rounds 8] [--also compile=false …] [--without-plain] [--profile]
 
 ours        agvae.engine.train with trainer=DEVICE and the defaults of train.py: Lightning's loop, bundled photos, no
-            context, levels and gains, logging, and everything else that a run does. On a GPU it has compile=true and
-            data.cache=device
+            context, levels and gains, logging, and everything else that a run does. On a GPU it has data.cache=device.
+            With depthwise it trains the model of experiment=flagship, with its context
 plain       a loop like CompressAI's example trainer: float32, contiguous tensors, an optimiser for the network and one
             for the quantiles, clipping to norm 1, a separate step for the auxiliary loss. With minnen2018 it trains
-            CompressAI's MeanScaleHyperprior of the same widths, with residual our own model, fixed-rate and symmetric.
-            Its pictures are ready as tensors, so they cost no time
+            CompressAI's MeanScaleHyperprior of the same widths, with residual and depthwise our own model, fixed-rate
+            and symmetric. Its pictures are ready as tensors, so they cost no time. The goal on a GPU is 3 times its
+            speed
 --also      further rows: ours with other settings
+--without-plain  leaves out the plain loop, for machines without CompressAI
 
 Each loop runs in a process of its own. The loops take turns, a round of steps each, so that other work on the machine
 affects all alike. Steps per second are medians over rounds. On a CPU with one thread (OMP_NUM_THREADS=1), they count
@@ -65,6 +67,19 @@ class Turns:
         self.start()
 
 
+def model_settings(transforms):
+    """The overrides of a model: the flagship's for depthwise, otherwise the defaults of its transforms."""
+    if transforms != "depthwise":
+        return [f"model/transforms={transforms}"]
+    widths = [
+        "model.transforms.N=192",
+        "model.transforms.M=320",
+        "model.transforms.blocks=6",
+        "model.context.width=192",
+    ]
+    return ["model/transforms=depthwise", "model/context=quadtree", "model.entropy.tail=0.1", *widths]
+
+
 def ours(connection, arguments, overrides):
     """Train as train.py does, taking turns."""
     from lightning.pytorch.callbacks import Callback
@@ -96,7 +111,7 @@ def ours(connection, arguments, overrides):
     sys.modules["train_step_turns"].TakeTurns = TakeTurns
     settings = [
         f"trainer={'gpu' if arguments.device == 'cuda' else 'cpu'}",
-        f"model/transforms={arguments.transforms}",
+        *model_settings(arguments.transforms),
         f"data.batch_size={arguments.batch}",
         f"data.patch_size={arguments.patch}",
         "logger=csv",
@@ -107,7 +122,7 @@ def ours(connection, arguments, overrides):
         "callbacks.progress_bar=null",
         "+trainer.enable_progress_bar=false",
         "+callbacks.turns._target_=train_step_turns.TakeTurns",
-        *(["compile=true", "data.cache=device"] if arguments.device == "cuda" else []),
+        *(["data.cache=device"] if arguments.device == "cuda" else []),
         *overrides,
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +168,7 @@ class FixedRate(torch.nn.Module):
         from agvae.models import AGVAE
 
         super().__init__()
-        chosen = [f"model/transforms={transforms}", "model/gain=none", "model/entropy=symmetric"]
+        chosen = [*model_settings(transforms), "model/gain=none", "model/entropy=symmetric"]
         config = configuration([*chosen, "model/quantizer=noise", "run_dir=."])
         self.model = AGVAE.from_config(OmegaConf.to_container(config.model))
         self.aux_loss = self.model.aux_loss
@@ -208,7 +223,7 @@ def matmul_rate(side=8192, repeats=20):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--transforms", choices=("minnen2018", "residual"), default="minnen2018")
+    parser.add_argument("--transforms", choices=("minnen2018", "residual", "depthwise"), default="minnen2018")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=8)
@@ -216,12 +231,14 @@ def main():
     parser.add_argument(
         "--also", nargs="*", default=[], help="settings for further rows; join the settings of one row with commas"
     )
+    parser.add_argument("--without-plain", action="store_true", help="leave out the plain loop")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     arguments.steps = arguments.steps or (50 if arguments.device == "cuda" else 1)
 
     context = multiprocessing.get_context("spawn")
-    jobs = {"plain": (plain, ()), "ours": (ours, ([],))}
+    jobs = {} if arguments.without_plain else {"plain": (plain, ())}
+    jobs["ours"] = ours, ([],)
     jobs |= {f"ours, {settings}": (ours, (settings.split(","),)) for settings in arguments.also}
     processes, connections = [], {}
     for name, (function, rest) in jobs.items():
@@ -246,13 +263,14 @@ def main():
         f"\n{arguments.transforms}, batch {arguments.batch} of {arguments.patch}², {arguments.device}, {conditions()}\n"
     )
     rows = []
+    first = next(iter(jobs))
     for name, rate in rates.items():
-        ratios = sorted(p / o for (p, _), (o, _) in zip(rounds["plain"][1:], rounds[name][1:], strict=True))
+        ratios = sorted(p / o for (p, _), (o, _) in zip(rounds[first][1:], rounds[name][1:], strict=True))
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         memory = max(m for _, m in rounds[name]) / 2**30
-        row = [name, f"{rate:.3g}", f"{rate * arguments.batch:.3g}", spread, f"{memory:.2f}"]
+        row = [name, f"{1000 / rate:.4g}", f"{rate:.3g}", f"{rate * arguments.batch:.3g}", spread, f"{memory:.2f}"]
         rows.append(row + ([f"{rate * flops / 1e12:.3g}", f"{rate * flops / peak:.1%}"] if on_gpu else []))
-    columns = ["loop", "steps/s", "images/s", "speed, plain = 1 (range over rounds)", "memory, GiB"]
+    columns = ["loop", "ms a step", "steps/s", "images/s", f"speed, {first} = 1 (range over rounds)", "memory, GiB"]
     table([*columns, *(["TFLOP/s", f"of {peak / 1e12:.0f} TFLOP/s"] if on_gpu else [])], rows)
 
 

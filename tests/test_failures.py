@@ -23,8 +23,9 @@ from agvae.engine import train
 from agvae.errors import DataError
 from agvae.files import ASIDE
 from agvae.models import AGVAE
-from agvae.training.acceleration import _compare, choose_precision, compile_networks, try_bfloat16
+from agvae.training.acceleration import _compare, choose_precision, try_bfloat16
 from agvae.training.checkpoints import AtomicCheckpointIO, Interrupted
+from agvae.training.compilation import compiled_forms, put_in_place
 from agvae.training.loggers import never_fails
 from agvae.training.optimization import build_optimizer
 
@@ -494,21 +495,22 @@ def test_a_crash_in_bfloat16_is_one_of_the_process_that_tries_it():
     assert try_bfloat16({"transforms": None})["reason"].startswith("crashes (status")
 
 
-def test_networks_that_cannot_be_compiled_run_as_they_are_and_that_is_said(tiny_model, monkeypatch, caplog):
+def test_a_model_that_cannot_be_compiled_runs_as_it_is_and_that_is_said(tmp_path, monkeypatch, caplog):
     def broken(*_, **__):
         raise RuntimeError("no working C++ compiler")
 
-    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", broken)
-    tiny_model.train()
-    x = torch.rand(1, 3, 64, 64)
-    before = tiny_model.g_a(x)
-    assert not compile_networks(tiny_model, 64, 1, torch.autocast("cpu", enabled=False))
-    assert "no working C++ compiler" in caplog.text or "run uncompiled" in caplog.text
-    assert torch.equal(tiny_model.g_a(x), before)
-    assert all(p.grad is None for p in tiny_model.parameters())
+    runs = {}
+    for compiled in ("false", "true"):
+        if compiled == "true":
+            monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", broken)
+        train(configure(tmp_path / compiled, "trainer.max_steps=2", f"compile={compiled}"))
+        runs[compiled] = load(tmp_path / compiled)
+    (said,) = (record.getMessage() for record in caplog.records if "runs uncompiled" in record.getMessage())
+    assert "no working C++ compiler" in said
+    assert_equal(runs["true"]["state_dict"], runs["false"]["state_dict"])
 
 
-def test_each_network_is_compiled_as_a_whole(tiny_config, monkeypatch):
+def test_each_network_is_compiled_as_a_whole_and_a_block_once_for_each_size(tiny_config, monkeypatch):
     graphs = []
 
     def count(graph, inputs):
@@ -516,14 +518,19 @@ def test_each_network_is_compiled_as_a_whole(tiny_config, monkeypatch):
         return graph.forward
 
     monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend=count))
-    tiny_config["transforms"] |= {"name": "depthwise", "blocks": 2}
-    model = AGVAE.from_config(tiny_config).train()
-    model.to(memory_format=torch.channels_last)
-    assert compile_networks(model, 128, 2, torch.autocast("cpu", enabled=False))
-    assert len(graphs) == 4
     x = torch.rand(2, 3, 128, 128).contiguous(memory_format=torch.channels_last)
-    model(x, torch.tensor([0.0, 2.0]))
-    assert len(graphs) == 4
+    # minnen2018: four networks, context, prior and likelihoods. depthwise: two sizes of blocks instead of the networks
+    for name, keys, count_of_graphs in (("minnen2018", {}, 7), ("depthwise", {"blocks": 2}, 5)):
+        graphs.clear()
+        torch._dynamo.reset()
+        tiny_config["transforms"] = {"name": name, "N": 8, "M": 12, **keys}
+        tiny_config["context"] = {"name": "checkerboard"}
+        model = AGVAE.from_config(tiny_config).train()
+        model.to(memory_format=torch.channels_last)
+        put_in_place(compiled_forms(model))
+        for _ in range(2):
+            model(x, torch.tensor([0.0, 2.0]))
+        assert len(graphs) == count_of_graphs
 
 
 @pytest.mark.slow

@@ -242,4 +242,4 @@ def _check(config: dict[str, Any]) -> None:
         raise ConfigError(
             "freeze must be [] under FSDP, which holds trained and frozen weights as one: use trainer=ddp"
         )
-    launch.check_sharding(trainer["strategy"], trainer["precision"], config["ema"]["decay"], config["compile"])
+    launch.check_sharding(trainer["strategy"], trainer["precision"], config["ema"]["decay"], config["compile"] is True)

@@ -4,6 +4,7 @@ Pictures are HWC uint8 arrays, or anything that `numpy.asarray` turns into one, 
 tensors (B, 3, H, W) in [0, 1]. The mean squared error is always that of 8-bit values, on the scale [0, 255].
 """
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from agvae.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, device
 
     Pixels = ArrayLike | Image
 
@@ -78,7 +79,6 @@ def ms_ssim_of_batch(x_hat: "Tensor", x: "Tensor") -> "Tensor":
 
     It has a gradient. Raises ConfigError if a side is under 161 pixels."""
     import torch
-    from pytorch_msssim import ms_ssim as of_tensors
 
     if min(x.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
         raise ConfigError(
@@ -87,8 +87,52 @@ def ms_ssim_of_batch(x_hat: "Tensor", x: "Tensor") -> "Tensor":
         )
     with torch.autocast(x.device.type, enabled=False):
         # Contiguous, because with channels last cuDNN may blur in TF32, which makes E[x²] − E[x]² far too inexact.
-        x_hat, x = (v.float().contiguous() for v in (x_hat, x))
-        return of_tensors(x_hat, x, data_range=1, size_average=False)
+        return _ms_ssim(x_hat.float().contiguous(), x.float().contiguous())
+
+
+_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of the scales, from fine to coarse."""
+
+
+def _ms_ssim(x: "Tensor", y: "Tensor") -> "Tensor":
+    """MS-SSIM as pytorch_msssim computes it, but nothing in it or its gradient waits for a GPU."""
+    import torch
+    import torch.nn.functional as F
+
+    similarity = x.new_ones(())
+    for scale, weight in enumerate(_WEIGHTS):
+        blurred = _blurred(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
+        mean_x, mean_y, square_x, square_y, product = blurred
+        covariance = product - mean_x * mean_y
+        variances = square_x - mean_x * mean_x + (square_y - mean_y * mean_y)
+        compared = (2 * covariance + 0.03**2) / (variances + 0.03**2)
+        if scale < len(_WEIGHTS) - 1:
+            odd = [side % 2 for side in x.shape[2:]]
+            x, y = (F.avg_pool2d(v, 2, padding=odd) for v in (x, y))
+        else:
+            luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x * mean_x + mean_y * mean_y + 0.01**2)
+            compared = luminance * compared
+        # torch.prod would wait for a GPU in its backward pass.
+        similarity = similarity * compared.flatten(2).mean(-1).relu() ** weight
+    return similarity.mean(1)
+
+
+def _blurred(x: "Tensor") -> "Tensor":
+    """Maps (B, 3, H, W) after the 11×11 Gaussian window of σ = 1.5, without their borders: (B, 3, H − 10, W − 10)."""
+    import torch.nn.functional as F
+
+    window = _window(x.device, x.shape[1])
+    return F.conv2d(F.conv2d(x, window.transpose(2, 3), groups=x.shape[1]), window, groups=x.shape[1])
+
+
+@functools.cache
+def _window(device: "device", channels: int) -> "Tensor":
+    """The window, (channels, 1, 1, 11), on a device. A copy in each step would wait for a GPU."""
+    import torch
+
+    with torch.inference_mode(False):
+        window = (-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2)).exp()
+        return (window / window.sum()).repeat(channels, 1, 1, 1).to(device)
 
 
 def ms_ssim_db(value: float) -> float:

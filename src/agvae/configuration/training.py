@@ -146,8 +146,9 @@ class Training(Section):
     threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="threads of each process on a CPU; null: one for each core that it may use"
     )
-    compile: bool = Field(
-        description="compile the transforms (a minute at the start); if that fails, they run uncompiled"
+    compile: bool | Literal["auto"] = Field(
+        description="compile the model (a minute at the start) and, on one GPU, record the training step as a CUDA "
+        "graph; where either fails, the run says so and goes on without it; auto: only on CUDA devices"
     )
     ema: EMA
     validation: Validation
@@ -190,8 +191,10 @@ class Training(Section):
                 f"freeze must hold {missing[0]} with latents.crops={self.latents.crops}: kept latents can train the "
                 "entropy model only; set latents.crops=null to train on pictures"
             )
-        if self.compile:
-            raise ValueError("compile must be false with latents.crops: the transforms do not run in training steps")
+        if self.compile is True:
+            raise ValueError(
+                "compile must be false or auto with latents.crops: the transforms do not run in training steps"
+            )
         return self
 
     def _gains_missing(self) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
@@ -144,10 +145,9 @@ class ImageDataModule(LightningDataModule):
         # whole steps only, because at the end of an epoch Lightning takes a step with any number of batches
         together = trainer.accumulate_grad_batches if trainer else 1
         batches = math.ceil(epoch / (batch_size * world_size * together)) * together
-        on_device = False
-        if isinstance(samples, Patches) and isinstance(samples.images, DeviceImages) and trainer is not None:
-            samples.images.move(trainer.strategy.root_device)
-            on_device = True
+        on_device = isinstance(samples, Patches) and isinstance(samples.images, DeviceImages)
+        if on_device:
+            samples.images.move(trainer.strategy.root_device if trainer else torch.device("cpu"))
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return _ResumableLoader(
             samples,

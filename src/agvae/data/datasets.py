@@ -71,6 +71,15 @@ def read_headers(paths: Sequence[Path]) -> Headers:
     return Headers([path for path, _ in read], [size for _, size in read], [s for s in sizes if isinstance(s, str)])
 
 
+class Place(NamedTuple):
+    """A patch: the index of its image, its first row and column, and whether it is mirrored."""
+
+    image: int
+    top: int
+    left: int
+    mirrored: bool
+
+
 class Images(Protocol):
     """Decoded images by index: uint8 (H, W, 3), an array, or a tensor on a device.
 
@@ -115,13 +124,47 @@ class DeviceImages(MemoryImages):
     processes."""
 
     device = torch.device("cpu")
+    _pixels: Tensor | None = None
 
     def move(self, device: torch.device) -> None:
-        """From now on, keep the images on `device` and no longer in memory."""
+        """From now on, keep the images on `device`, all in one tensor, and no longer in memory."""
+        if self._pixels is not None and self.device == device:
+            return
         self.device = device
+        images = [image for image in self._images if not isinstance(image, ImageError)]
+        self._pixels = torch.empty(
+            sum(len(image) * image.shape[1] for image in images), 3, dtype=torch.uint8, device=device
+        )
+        self._first = [0] * len(self._images)  # the row of each image's first pixel in `_pixels`
+        end = 0
         for index, image in enumerate(self._images):
             if not isinstance(image, ImageError):
-                self._images[index] = torch.as_tensor(image).to(device)
+                height, width = image.shape[:2]
+                self._first[index] = end
+                here = self._pixels[end : end + height * width].view(height, width, 3)
+                self._images[index] = here.copy_(torch.as_tensor(image))
+                end += height * width
+
+    def cut(self, places: Sequence[Place], side: int) -> Tensor:
+        """Patches (B, 3, side, side) of images that have been moved, in one operation, without waiting for the
+        device."""
+        assert self._pixels is not None
+        starts = []
+        for place in places:
+            width = self[place.image].shape[1]
+            starts.append((self._first[place.image] + place.top * width + place.left, width, place.mirrored))
+        start, width, mirrored = to_device(torch.tensor(starts), self.device).unbind(1)
+        steps = torch.arange(side, device=self.device)
+        columns = torch.where(mirrored[:, None].bool(), steps.flip(0), steps)
+        rows = start[:, None] + steps * width[:, None]
+        return self._pixels[rows[:, :, None] + columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device, which a GPU makes without letting this process wait."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def _load_or_error(path: Path) -> np.ndarray | ImageError:
@@ -150,19 +193,41 @@ class Patches(Dataset):
         return len(self.images.paths)
 
     def __getitem__(self, number: int) -> tuple[Tensor, str]:
-        if (random := self.stream.drawing(number, self.drawn)) is not None:
-            patch = _to_tensor(drawn_picture(random, self.patch_size))
-            return patch.to(self.images.device) if isinstance(self.images, DeviceImages) else patch, "drawn"
+        if (drawn := self._drawn(number)) is not None:
+            return drawn
+        image, place = self._place(number)
+        path = str(self.images.paths[place.image])
+        patch = image[place.top : place.top + self.patch_size, place.left : place.left + self.patch_size]
+        if isinstance(patch, Tensor):
+            return (patch.flip(1) if place.mirrored else patch).permute(2, 0, 1), path
+        return _to_tensor(patch[:, ::-1] if place.mirrored else patch), path
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[tuple[Tensor, str]]:
+        """The samples of a batch, which a loader asks for together. A device cuts all patches at once."""
+        if not isinstance(self.images, DeviceImages):
+            return [self[number] for number in numbers]
+        samples = {number: self._drawn(number) for number in numbers}
+        places = {number: self._place(number)[1] for number, drawn in samples.items() if drawn is None}
+        patches = self.images.cut([*places.values()], self.patch_size) if places else ()
+        for (number, place), patch in zip(places.items(), patches, strict=True):
+            samples[number] = patch, str(self.images.paths[place.image])
+        return [sample for sample in samples.values() if sample is not None]
+
+    def _drawn(self, number: int) -> tuple[Tensor, str] | None:
+        """The sample, if it is a drawn picture."""
+        if (random := self.stream.drawing(number, self.drawn)) is None:
+            return None
+        patch = _to_tensor(drawn_picture(random, self.patch_size))
+        return to_device(patch, self.images.device) if isinstance(self.images, DeviceImages) else patch, "drawn"
+
+    def _place(self, number: int) -> tuple[np.ndarray | Tensor, Place]:
+        """The image of the sample, or the one that replaces it, and the patch in it."""
         index = self.stream.image(number)
         image = self._read(index)
         if image is None:
             index, image = self._substitute(number)
         height, width = image.shape[:2]
-        top, left, mirrored = self.stream.crop(number, height, width, self.patch_size)
-        patch = image[top : top + self.patch_size, left : left + self.patch_size]
-        if isinstance(patch, Tensor):
-            return (patch.flip(1) if mirrored else patch).permute(2, 0, 1), str(self.images.paths[index])
-        return _to_tensor(patch[:, ::-1] if mirrored else patch), str(self.images.paths[index])
+        return image, Place(index, *self.stream.crop(number, height, width, self.patch_size))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -47,6 +47,8 @@ class SampleStream:
 
     def drawing(self, number: int, share: float) -> np.random.Generator | None:
         """The generator that draws the sample, or None if it is a photograph. `share` of all samples are drawn."""
+        if not share:
+            return None
         random = self._random(_DRAWN, number)
         return random if random.random() < share else None
 

@@ -104,7 +104,16 @@ class FactorizedPrior(nn.Module):
         """Logit of the cumulative at `values` (C, 1, n)."""
         stop = (lambda t: t.detach()) if detach else (lambda t: t)
         for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            values = torch.matmul(F.softplus(stop(matrix)), values) + stop(bias)
+            values = _product(F.softplus(stop(matrix)), values) + stop(bias)
             if i < len(self.factors):
                 values = values + torch.tanh(stop(self.factors[i])) * torch.tanh(values)
         return values
+
+
+def _product(matrices: Tensor, values: Tensor) -> Tensor:
+    """(C, m, n) times (C, n, k), in full precision.
+
+    On a GPU, matrix products may be computed in TF32. Sums of so few products are not slower."""
+    if values.is_cuda:
+        return (matrices[..., None] * values[:, None]).sum(2)
+    return torch.matmul(matrices, values)

@@ -136,7 +136,10 @@ class AGVAE(nn.Module):
         order of the context, and returns exactly what the decoder of the codec returns."""
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(f"height and width must be multiples of {self.stride}, not {tuple(x.shape[2:])}")
-        y = self.latent(x)
+        return self.from_latent(self.latent(x), quality)
+
+    def from_latent(self, y: Tensor, quality: Tensor | float) -> Output:
+        """What `forward` returns for pictures whose latent is y = g_a(x), (B, M, H/16, W/16)."""
         coded = self.code_for_training(y, quality) if self.training else self.code(y, quality)
         return Output(self.synthesize(coded.y_hat, quality), coded.y_likelihoods, coded.z_likelihoods)
 

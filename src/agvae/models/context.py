@@ -4,7 +4,6 @@ In training, `forward` computes the parameters of all elements at once from a gi
 computes them cell by cell in the order of the context (agvae.models.coding_order).
 """
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -69,13 +68,6 @@ class ContextModel(CodingContext):
         return [lambda features, gathered: features]
 
 
-@functools.cache
-def _on(device: torch.device, values: tuple[int, ...]) -> Tensor:
-    """Whole numbers on a device, copied there once. A copy at each step would wait for a GPU."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device)
-
-
 class TapConv(nn.Module):
     """A convolution with weights at only some taps of its kernel, over a map or on gathered neighbourhoods."""
 
@@ -83,14 +75,18 @@ class TapConv(nn.Module):
         super().__init__()
         self.kernel, self.taps = kernel, taps
         self.places = tuple((dy + kernel // 2) * kernel + dx + kernel // 2 for dy, dx in taps)
+        # A buffer, because a copy of these numbers in each step would wait for a GPU.
+        self.register_buffer("index", torch.tensor(self.places), persistent=False)
         bound = (inputs * len(taps)) ** -0.5  # the start of nn.Conv2d, for the taps that exist
         self.weight = nn.Parameter(torch.empty(outputs, inputs, len(taps)).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, outputs, H, W)."""
-        weight = self.weight.new_zeros(*self.weight.shape[:2], self.kernel**2)
-        weight = weight.index_copy(2, _on(weight.device, self.places), self.weight)
+        weight = self.weight
+        if self.places != tuple(range(self.kernel**2)):
+            weight = weight.new_zeros(*weight.shape[:2], self.kernel**2)
+            weight = weight.index_copy(2, self.index, self.weight)
         return F.conv2d(x, weight.unflatten(2, (self.kernel, self.kernel)), self.bias, padding=self.kernel // 2)
 
     def matrix(self, reads: list[tuple[int, int, int]], groups: int) -> Tensor:

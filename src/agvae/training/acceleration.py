@@ -1,4 +1,4 @@
-"""Ways to make a step faster on the present machine, each with a fallback: precision, compilation, memory."""
+"""Ways to make a step faster on the present machine, each with a fallback: precision and memory."""
 
 import contextlib
 import ctypes
@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from agvae.models import AGVAE
 from agvae.models.trainable import build_model
 
 log = logging.getLogger(__name__)
@@ -112,35 +111,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(most_maps, 0)
         mallopt(trim_threshold, -1)
-
-
-def compile_networks(
-    model: AGVAE, patch_size: int, batch_size: int, autocast: contextlib.AbstractContextManager
-) -> bool:
-    """Compile g_a, g_s, h_a and h_s in place and try them. If that fails, print a warning and leave them uncompiled.
-
-    Likelihoods and quantisation are never compiled. Returns whether the networks are compiled."""
-    networks: list[nn.Module] = [model.g_a, model.g_s, model.h_a, model.h_s]
-    x = next(model.g_a.parameters()).new_zeros(batch_size, 3, patch_size, patch_size)
-    x = x.contiguous(memory_format=torch.channels_last)
-    for network in networks:
-        # Sequential.compile would skip Sequential's own forward and compile its blocks one by one.
-        network.forward = torch.compile(network.forward, dynamic=False)
-    try:
-        with autocast:
-            y = model.g_a(x)
-            z = model.h_a(y.float())
-            outputs = model.g_s(y.float()), model.h_s(z.float())
-        sum(output.float().sum() for output in outputs).backward()
-    except Exception as error:  # a compiler that is missing or fails can make torch raise almost anything
-        for network in networks:
-            del network.forward
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        log.warning("compile=true: compilation failed, so the networks run uncompiled: %s", lines[0])
-        return False
-    finally:
-        model.zero_grad()
-    return True
 
 
 if __name__ == "__main__":

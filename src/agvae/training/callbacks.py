@@ -15,7 +15,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from agvae.data import Batch
 from agvae.errors import ConfigError
-from agvae.training.acceleration import compile_networks
 from agvae.training.lightning_internals import is_accumulating
 from agvae.training.loggers import logs_after
 
@@ -35,6 +34,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self.step = 0
         self.swapped = False
+        self.pairs: list[tuple[Tensor, Tensor]] | None = None  # averages and weights, which only change in place
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A resumed run has its average by now. From a checkpoint without EMA, the average starts with the weights.
@@ -44,6 +44,7 @@ class EMA(Callback):
             for name, value in weights.items()
         }
         self.step = trainer.global_step
+        self.pairs = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:
@@ -51,11 +52,13 @@ class EMA(Callback):
         self.step = trainer.global_step
         # Early weights are far from useful, so at first the average forgets them faster.
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        weights = pl_module.model.state_dict()
-        for name in [name for name, value in weights.items() if not value.is_floating_point()]:
-            self.average[name].copy_(weights.pop(name))
-        averages = [self.average[name] for name in weights]
-        values = [value.to(average.dtype) for value, average in zip(weights.values(), averages, strict=True)]
+        if self.pairs is None:
+            self.pairs = [(self.average[name], value) for name, value in pl_module.model.state_dict().items()]
+        for average, value in self.pairs:
+            if not value.is_floating_point():
+                average.copy_(value)
+        averages = [average for average, value in self.pairs if value.is_floating_point()]
+        values = [value.to(average.dtype) for average, value in self.pairs if value.is_floating_point()]
         get_ema_multi_avg_fn(decay)(averages, values, None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,24 +166,6 @@ class DataWait(Callback):
             now, waited = time.perf_counter(), trainer.train_dataloader.waited
             pl_module.log("train/data_wait", (waited - self.waited) / (now - self.since))
             self.since, self.waited = now, waited
-
-
-class Compile(Callback):
-    """Compiles the networks for training. Validation, whose pictures have all sizes, runs them uncompiled."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule.config
-        context = trainer.precision_plugin.forward_context()
-        compile_networks(pl_module.model, data.patch_size, data.batch_size, context)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.compiler.set_stance("force_eager")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.compiler.set_stance("default")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        torch.compiler.set_stance("default")
 
 
 class RDCurveWriter(Callback):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from agvae.configuration.data import DataConfig
-from agvae.data import Batch, ImageDataModule
+from agvae.data import ImageDataModule
 from agvae.data.cache import fingerprint, locked
 from agvae.data.datasets import Patches, collate, collate_latents
 from agvae.data.sample_stream import SampleStream
@@ -137,7 +137,7 @@ def _compute_missing(
     with values.open("ab") as file, paths.open("a") as names:
         for first in range(done, crops, _TOGETHER):
             batch = collate([patches[number] for number in range(first, min(first + _TOGETHER, crops))])
-            y = module.latent(Batch(batch.image.to(module.device), batch.path)).cpu().numpy()
+            y = module.latent(batch.image.to(module.device)).cpu().numpy()
             with np.errstate(over="ignore"):
                 y = y.astype(dtype)
             if not np.isfinite(y).all():

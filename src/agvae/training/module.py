@@ -1,6 +1,7 @@
 """The module that Lightning trains: a model with one level, and so one λ, per picture of the batch (AG-VAE §3.3)."""
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,22 +17,19 @@ from agvae.data.datamodule import batches_done
 from agvae.errors import ConfigError, numbers
 from agvae.evaluation.validation import Measured
 from agvae.facts import new_run_id
-from agvae.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim_of_batch, mse_of_batch, psnr_of_mse
 from agvae.models.agvae import AGVAE
 from agvae.models.trainable import build_model
 from agvae.quality import check_quality, half_levels
-from agvae.strides import STRIDE_Y
+from agvae.training import objective
 from agvae.training.budget import budget_of
+from agvae.training.capture import CapturedStep
 from agvae.training.lightning_internals import is_sharded, trainer_of
 from agvae.training.loggers import logs_after
-from agvae.training.losses import (
-    distortion,
-    ms_ssim_distortion,
-    resolved,
-    trained_levels,
-)
+from agvae.training.losses import distortion, resolved, trained_levels
+from agvae.training.objective import StepLoss
 from agvae.training.optimization import build_optimizer, build_scheduler, lay_over
 from agvae.training.rd_curve import RDCurve
+from agvae.training.validation import measure, measure_rate
 
 
 class AGVAEModule(LightningModule):
@@ -83,6 +81,10 @@ class AGVAEModule(LightningModule):
         self.run_id = new_run_id()
         self.step_loss: Tensor | None = None  # of the last batch, without that of the quantiles
         self.step_skipped: Tensor | None = None  # whether the optimiser's last step was
+        self.captured: CapturedStep | None = None
+        self.logs = True  # whether the values of this step are logged
+        self.next_log = 0.0  # in seconds of the monotonic clock
+        self.replayed = False  # whether the last step was a replay of `captured`
         self.save_hyperparameters(
             {
                 "model": model,
@@ -129,12 +131,14 @@ class AGVAEModule(LightningModule):
         return self.model
 
     @torch.no_grad()
-    def latent(self, batch: Batch | LatentBatch) -> Tensor:
-        """y = g_a(x) of a batch, (B, M, H/16, W/16), without autocast, as the codec computes it; g_a is frozen."""
-        if isinstance(batch, LatentBatch):
-            return batch.latent.to(self.dtype, memory_format=self.memory_format)
+    def latent(self, source: Tensor) -> Tensor:
+        """y = g_a(x), (B, M, H/16, W/16), of pictures (B, 3, H, W) uint8, without autocast, as the codec computes it.
+
+        Latents, of any floating type, are only converted."""
+        if source.is_floating_point():
+            return source.to(self.dtype, memory_format=self.memory_format)
         with torch.autocast(self.device.type, enabled=False):
-            return self._agvae.latent(self.pixels(batch.image)).contiguous(memory_format=self.memory_format)
+            return self._agvae.latent(self.pixels(source)).contiguous(memory_format=self.memory_format)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         lay_over(checkpoint, self.hparams.optimizer)
@@ -156,49 +160,60 @@ class AGVAEModule(LightningModule):
             index = torch.randint(count, (1 if sampling == "batch" else size,), device=self.device).expand(size)
         return self.trained_levels[index]
 
+    def objective(self, source: Tensor, level: Tensor) -> StepLoss:
+        """The loss of pictures (B, 3, H, W) uint8, or of their latents, at the levels (B,): pure, logs nothing.
+
+        The distortion is left out where it has no gradient (`rate_only`)."""
+        if self.rate_only:
+            return objective.rate(self, self.latent(source), level)
+        return objective.rate_distortion(self, source, level)
+
     def training_step(self, batch: Batch | LatentBatch, batch_idx: int) -> Tensor:
         """mean_i w_i·(R_i + λ_i·D_i), R in bits per pixel, plus the loss of the prior's quantiles.
 
-        The distortion D is left out where it has no gradient (`rate_only`). Levels and noise depend on
-        nothing but the seed, the rank and the number of batches done, so that a resumed run draws what the
-        uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all gradients NaN, and so,
-        summed over ranks, those of every rank."""
+        Levels and noise depend on nothing but the seed, the rank and the number of batches done, so that a resumed run
+        draws what the uninterrupted one draws, and ranks draw differently. A loss that is not finite makes all
+        gradients NaN, and so, summed over ranks, those of every rank. A captured step has the gradients already."""
         done = batches_done(self.trainer)
-        torch.manual_seed(step_seed(self.hparams.seed, self.global_rank, done))
-        level = self.draw_levels(len(batch.path))
-        if self.rate_only:
-            bpp = cost = self._rate(batch, level)
-        else:
-            assert isinstance(batch, Batch)  # the schema asks for frozen parts with latents
-            bpp, cost = self._rate_distortion(batch, level)
-        losses = self.level_weight[level] * cost
-        loss = losses.mean()
-        self.step_loss = loss.detach()
-        aux_loss = self.model.aux_loss()
-        with torch.no_grad():
-            self.log("train/loss", loss, prog_bar=True)
-            self.log("train/bpp", bpp.mean(), prog_bar=True)
-            self.log("train/aux_loss", aux_loss)
-            # Reading which levels were drawn waits for the device, so only when the values are kept.
-            if logs_after(self.trainer, self.global_step + 1):
-                for s in level.unique().tolist():
-                    self.log(f"train/loss_level_{s}", losses[level == s].mean())
-        total = loss + aux_loss
-        return total * torch.where(total.isfinite(), 1.0, torch.nan)
+        _seed_generators(step_seed(self.hparams.seed, self.global_rank, done), self.device)
+        source = batch.latent if isinstance(batch, LatentBatch) else batch.image
+        level = self.draw_levels(len(source))
+        self.replayed = self.captured is not None and self.captured.fits(source)
+        losses = self.captured(source, level) if self.captured and self.replayed else self.objective(source, level)
+        self.step_loss = losses.loss.detach().clone()
+        self.logs = self._is_time_to_log()
+        if self.logs:
+            self._log_step(losses.detached(), level)
+        return losses.total
 
-    def _rate_distortion(self, batch: Batch, level: Tensor) -> tuple[Tensor, Tensor]:
-        """R in bits per pixel and R + λ·D of each picture, both (B,); logs the PSNR."""
-        x = self.pixels(batch.image)
-        out = self.model(x, level.float())
-        decoded = mse_of_batch(out.x_hat.detach().clamp(0, 1), x)
-        self.log("train/psnr", psnr_of_mse(decoded).mean(), prog_bar=True)
-        bpp = out.bits / (x.shape[2] * x.shape[3])
-        return bpp, bpp + self.level_lambda[level] * self.distortion(out.x_hat, x)
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients, unless the step was a replay, which did."""
+        if not self.replayed:
+            super().backward(loss, *args, **kwargs)
 
-    def _rate(self, batch: Batch | LatentBatch, level: Tensor) -> Tensor:
-        """R of each picture in bits per pixel, (B,), from pictures or from their latents."""
-        y = self.latent(batch)
-        return self._agvae.code_for_training(y, level.float()).bits / _pixels_of(y)
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the gradients, unless the step was a replay, which has written them anew."""
+        if not self.replayed:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def _is_time_to_log(self) -> bool:
+        """Whether this step's values are logged: for the loggers, and once a second for the progress bar."""
+        now = time.monotonic()
+        if not logs_after(self.trainer, self.global_step + 1) and now < self.next_log:
+            return False
+        self.next_log = now + 1
+        return True
+
+    def _log_step(self, losses: StepLoss, level: Tensor) -> None:
+        self.log("train/loss", losses.loss, prog_bar=True)
+        self.log("train/bpp", losses.bpp.mean(), prog_bar=True)
+        self.log("train/aux_loss", losses.aux_loss)
+        if not self.rate_only:
+            self.log("train/psnr", losses.psnr.mean(), prog_bar=True)
+        # Reading which levels were drawn waits for the device, so only when the values are kept.
+        if logs_after(self.trainer, self.global_step + 1):
+            for s in level.unique().tolist():
+                self.log(f"train/loss_level_{s}", losses.losses[level == s].mean())
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser with two groups, network and quantiles; the schedule is the network's alone."""
@@ -250,7 +265,8 @@ class AGVAEModule(LightningModule):
             clip_grad_value_(network, gradient_clip_val)
         elif gradient_clip_val:
             clip_grads_with_norm_(network, gradient_clip_val, norm)
-        self.log("train/grad_norm", norm)
+        if self.logs:
+            self.log("train/grad_norm", norm)
         self.step_skipped = ~(norm + self._gradient_norm(quantiles)).isfinite()
         if optimizer.defaults["fused"]:
             optimizer.found_inf = self.step_skipped.float()  # otherwise the gradient scaler of float16 does it
@@ -270,42 +286,13 @@ class AGVAEModule(LightningModule):
 
         Without autocast, as the codec codes. Where the loss is the rate alone, nothing is decoded and the metrics are
         NaN. Returns what was measured at each quality, for callbacks."""
-        measure = self._measured_rate if self.rate_only else self._measured
-        latent = self.latent(batch) if self.rate_only else self.pixels(batch.image)
         measured = []
-        for index, quality in enumerate(self.qualities):
-            with torch.autocast(latent.device.type, enabled=False):
-                found, loss = measure(latent, quality)
-            self.curve.update(index, found.bpp, found.psnr, found.ms_ssim, loss)
-            measured.append(found)
+        with torch.autocast(self.device.type, enabled=False):
+            found = measure_rate(self, batch.image) if self.rate_only else measure(self, batch.image)
+            for index, (point, loss) in enumerate(found):
+                self.curve.update(index, point.bpp, point.psnr, point.ms_ssim, loss)
+                measured.append(point)
         return measured
-
-    def _measured(self, x: Tensor, quality: float) -> tuple[Measured, Tensor]:
-        """Rate and metrics of pictures x (B, 3, H, W) at a quality, and their loss (B,), NaN between levels."""
-        pixels = x.shape[2] * x.shape[3]
-        out = self.model(x, quality)
-        bpp = out.bits / pixels
-        decoded_8bit = (out.x_hat.float().clamp(0, 1) * 255).round()
-        decoded = decoded_8bit / 255
-        defined = min(x.shape[-2:]) >= MS_SSIM_SMALLEST_SIDE
-        similarity = ms_ssim_of_batch(decoded, x) if defined else torch.full_like(bpp, torch.nan)
-        loss = torch.full_like(bpp, torch.nan)
-        if quality == int(quality) and (defined or self.distortion is not ms_ssim_distortion):
-            s = int(quality)
-            loss = self.level_weight[s] * (bpp + self.level_lambda[s] * self.distortion(out.x_hat, x))
-        db = psnr_of_mse(mse_of_batch(decoded, x))
-        channel_bpp = -out.y_likelihoods.log2().sum((2, 3)) / pixels
-        return Measured(quality, bpp, db, similarity, channel_bpp, decoded_8bit.byte()), loss
-
-    def _measured_rate(self, y: Tensor, quality: float) -> tuple[Measured, Tensor]:
-        """Rate of latents y (B, M, H/16, W/16) at a quality, rounded in coding order, and their loss (B,)."""
-        pixels = _pixels_of(y)
-        coded = self._agvae.code(y, quality)
-        bpp = coded.bits / pixels
-        undefined = torch.full_like(bpp, torch.nan)
-        loss = self.level_weight[int(quality)] * bpp if quality == int(quality) else undefined
-        channel_bpp = coded.y_bits.sum((2, 3)) / pixels
-        return Measured(quality, bpp, undefined, undefined, channel_bpp, None), loss
 
     def on_validation_epoch_end(self) -> None:
         """Log the RD curve's points and val/loss, the mean of the training loss over images and trained levels."""
@@ -323,14 +310,19 @@ class AGVAEModule(LightningModule):
             scheduler.step(val_loss)
 
 
-def _pixels_of(y: Tensor) -> int:
-    """The pixels of each picture whose latent y (B, M, H/16, W/16) is."""
-    return y.shape[2] * y.shape[3] * STRIDE_Y**2
-
-
 def step_seed(seed: int, rank: int, batch: int) -> int:
     """A 63-bit seed for torch's generators: a hash of the run's seed, the rank and the number of the batch."""
     return int(np.random.SeedSequence((seed, rank, batch)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed`, but on a GPU without asking for devices of other kinds, which takes a millisecond."""
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _strided_1x1(module: nn.Module) -> bool:

@@ -50,7 +50,12 @@ class Pace(Callback):
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's progress bar of an epoch, with the step of the whole run and the time to its end beside it."""
+    """Lightning's progress bar of an epoch, with the step of the whole run and the time to its end beside it.
+
+    Losses wait for the device, so they are read at most once a second."""
+
+    read: tuple[float, dict[str, Any]] | None = None
+    """When values were last read, and these values."""
 
     began: tuple[int, float] | None = None
     """The step and the time at which training began; None before, while a first validation runs."""
@@ -61,7 +66,10 @@ class StepProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Values to show beside the bar."""
-        shown = super().get_metrics(trainer, pl_module)
+        now = time.perf_counter()
+        if self.read is None or now - self.read[0] >= 1 or not trainer.training:
+            self.read = now, super().get_metrics(trainer, pl_module)
+        shown = {**self.read[1]}
         shown.pop("v_num", None)
         done = trainer.global_step - self.began[0] if self.began else 0
         a_step = (time.perf_counter() - self.began[1]) / done if self.began and done else None

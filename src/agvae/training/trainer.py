@@ -14,8 +14,9 @@ from agvae.errors import ConfigError
 from agvae.models.trainable import is_peer
 from agvae.training import acceleration, launch
 from agvae.training.budget import Budget
-from agvae.training.callbacks import EMA, Compile
+from agvae.training.callbacks import EMA
 from agvae.training.checkpoints import AtomicCheckpointIO
+from agvae.training.fast_steps import FastSteps
 from agvae.training.loggers import never_fails
 from agvae.training.pace import Pace
 
@@ -55,10 +56,11 @@ def _callbacks(config: dict[str, Any]) -> list[Callback]:
         callbacks.append(Budget(seconds(max_time)))
     if decay is not None:
         callbacks.append(EMA(decay))
-    if config["compile"]:
-        if is_peer(config["model"]):
-            raise ConfigError("compile must be false for model=compressai, not true: only AG-VAE's networks compile")
-        callbacks.append(Compile())
+    compiles, peer = config["compile"], is_peer(config["model"])
+    if compiles is True and peer:
+        raise ConfigError("compile must be false for model=compressai, not true: only AG-VAE's networks compile")
+    if compiles and not peer and config["latents"]["crops"] is None:
+        callbacks.append(FastSteps(compiles))
     return callbacks + [
         _instantiated(f"callbacks.{name}", callback) for name, callback in config["callbacks"].items() if callback
     ]

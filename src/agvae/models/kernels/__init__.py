@@ -1,7 +1,7 @@
-"""Layers written for speed on a CPU. Each computes the plain formula that its layer in agvae.models.layers shows.
+"""Layers written for speed. Each computes the plain formula that its layer in agvae.models.layers shows.
 
-A layer uses the kernel if `usable` allows it. Otherwise (a GPU, autocast, torch.compile, other types) it runs the
-formula.
+On a CPU, a layer uses the kernel if `usable` allows it. Otherwise (a GPU, autocast, torch.compile, other types) it runs
+the formula. `depthwise_training` is for GPUs, and agvae.training.compilation puts it in place.
 """
 
 import torch
