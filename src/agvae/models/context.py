@@ -75,8 +75,6 @@ class TapConv(nn.Module):
         super().__init__()
         self.kernel, self.taps = kernel, taps
         self.places = tuple((dy + kernel // 2) * kernel + dx + kernel // 2 for dy, dx in taps)
-        # A buffer, because a copy of these numbers in each step would wait for a GPU.
-        self.register_buffer("index", torch.tensor(self.places), persistent=False)
         bound = (inputs * len(taps)) ** -0.5  # the start of nn.Conv2d, for the taps that exist
         self.weight = nn.Parameter(torch.empty(outputs, inputs, len(taps)).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
@@ -85,8 +83,9 @@ class TapConv(nn.Module):
         """(B, C, H, W) → (B, outputs, H, W)."""
         weight = self.weight
         if self.places != tuple(range(self.kernel**2)):
-            weight = weight.new_zeros(*weight.shape[:2], self.kernel**2)
-            weight = weight.index_copy(2, self.index, self.weight)
+            # Not by an index, which would have to be copied to the device in each step.
+            taps, nothing = dict(zip(self.places, weight.unbind(2), strict=True)), weight.new_zeros(weight.shape[:2])
+            weight = torch.stack([taps.get(place, nothing) for place in range(self.kernel**2)], 2)
         return F.conv2d(x, weight.unflatten(2, (self.kernel, self.kernel)), self.bias, padding=self.kernel // 2)
 
     def matrix(self, reads: list[tuple[int, int, int]], groups: int) -> Tensor:
