@@ -1,6 +1,6 @@
 """Compares entropy models for one trained codec, each trained anew on the codec's own latents.
 
-    python benchmarks/entropy_models.py [QUESTION …] --images DIR [--seeds 3] [--out DIR] [-- OVERRIDE …]
+    python benchmarks/entropy_models.py [QUESTION …] --images DIR [--seeds 3] [--arms ARM …] [--out DIR] [-- OVERRIDE …]
     python benchmarks/entropy_models.py [QUESTION …] --read docs/results/entropy_models.json
 
 entropy     symmetric, half_mass and two_piece, each with tail 0 and 0.1
@@ -175,17 +175,26 @@ def show(question, curves):
         table(["context", "parameters", "compress, s", "decompress, s"], rows)
 
 
+def chosen_arms(parser, question, names):
+    """The arms of a question that are asked for, in the order of `names`; all if there are none."""
+    if unknown := [name for name in names or () if name not in QUESTIONS[question]]:
+        parser.error(f"ARM must be one of {'; '.join(QUESTIONS[question])}, not {unknown[0]}")
+    return names or list(QUESTIONS[question])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
     parser.add_argument("--images", type=Path, help="folder of the pictures to measure at the end")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these; the others are compared with the first")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "entropy_models")
     parser.add_argument("--read", type=Path, help="curves of an earlier run; nothing is trained")
     arguments, overrides = parse(parser)
     questions = arguments.questions or list(QUESTIONS)
     if unknown := [name for name in questions if name not in QUESTIONS]:
         parser.error(f"QUESTION must be one of {', '.join(QUESTIONS)}, not {unknown[0]}")
+    chosen = {question: chosen_arms(parser, question, arguments.arms) for question in questions}
     if (arguments.images is None) == (arguments.read is None):
         parser.error("give either --images DIR, to train and measure, or --read FILE, to show curves")
 
@@ -195,7 +204,7 @@ def main():
         folder = arguments.out.resolve()
         arms = Arms(folder, list_images(arguments.images), overrides)
         every = [(question, arm, seed) for seed in range(arguments.seeds) for question in questions
-                 for arm in QUESTIONS[question]]  # fmt: skip
+                 for arm in chosen[question]]  # fmt: skip
         for one in every:
             arms.train(*one)
         curves = {question: {} for question in questions}
@@ -203,8 +212,8 @@ def main():
             curves[question].setdefault(arm, {})[str(seed)] = arms.result(question, arm, seed)
             (folder / "curves.json").write_text(json.dumps(curves))
     for question in questions:
-        if curves.get(question):
-            show(question, curves[question])
+        if found := {arm: curves[question][arm] for arm in chosen[question] if arm in curves.get(question, {})}:
+            show(question, found)
 
 
 if __name__ == "__main__":
