@@ -158,7 +158,7 @@ def show(question, curves):
     for where in ("held-out", "images"):
         base = [statistics.mean(values) for values in zip(*(means(r)[where] for r in first.values()), strict=True)]
         rows = [[f"{next(iter(curves))}, bpp", len(first), *(f"{value:.4f}" for value in base)]]
-        rows += [[arm, len(results), *relative(results, first, where)] for arm, results in curves.items()]
+        rows += [[arm, len({*results} & {*first}), *relative(results, first, where)] for arm, results in curves.items()]
         table([f"{question}, {where}", *head[1:]], rows)
     steps = list(next(iter(first.values()))["validation"])
     rows = []
