@@ -4,7 +4,7 @@
     python benchmarks/entropy_models.py [QUESTION …] --read docs/results/entropy_models.json
 
 entropy     symmetric, half_mass and two_piece, each with tail 0 and 0.1
-contexts    none, checkerboard, multiscale and quadtree, of width 96 and 192
+contexts    none, checkerboard, multiscale and quadtree, of width 96 and 192, all with tail 0.1
 
 Without a QUESTION, the script asks both. Each arm runs `python train.py experiment=entropy_only` with its setting and
 the OVERRIDEs (data=folder data.root=DIR data.val_root=DIR trainer.max_steps=N). All arms of a seed have the same crops,
@@ -48,9 +48,9 @@ QUESTIONS = {  # arms and their settings; the first arm is the reference of the 
         for form, settings in FORMS.items()
     },
     "contexts": {
-        "none": ["model/context=none"],
+        "none": ["model/context=none", "model.entropy.tail=0.1"],
         **{
-            f"{context} {width}": [f"model/context={context}", f"model.context.width={width}"]
+            f"{context} {width}": [f"model/context={context}", f"model.context.width={width}", "model.entropy.tail=0.1"]
             for width in (96, 192)
             for context in CONTEXTS
         },
